@@ -1,0 +1,71 @@
+# One entry point for people and for CI; `make` alone prints this list.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= .cdds
+
+.PHONY: help
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9; }
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv with the locked dependencies
+
+.PHONY: lock
+lock: $(VENV)/.installed ## Resolve pyproject.toml into requirements.lock again
+	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+
+.PHONY: demo
+demo: install ## One export from job to decrypted rows, then stop
+	@$(BIN)/cdds demo
+
+.PHONY: up
+up: install ## Start the local stack and keep it running in the background
+	@$(BIN)/cdds up --data $(DATA) --demo-data --detach
+
+.PHONY: down
+down: install ## Stop the local stack
+	@$(BIN)/cdds down --data $(DATA)
+
+.PHONY: test
+test: install ## The tests that need nothing but Python
+	$(BIN)/pytest -m "not apache and not faults"
+
+.PHONY: test-apache
+test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
+	$(BIN)/pytest -m "apache"
+
+.PHONY: format
+format: install ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: install ## Format, lint, types and import contracts, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+.PHONY: check
+check: lint test test-apache ## Everything a commit must pass
+
+.PHONY: faults
+faults: install ## The long fault suites: outages, kills, data loss
+	$(BIN)/pytest -m "faults"
+
+.PHONY: bench-export
+bench-export: install ## Export 1 million rows beside raw COPY and the shell pipeline
+	$(BIN)/python -m bench.export
+
+.PHONY: bench-outbox
+bench-outbox: install ## Outbox relay throughput and commit-to-consumer latency on Apache Kafka
+	$(BIN)/python -m bench.outbox
