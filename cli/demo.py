@@ -1,0 +1,209 @@
+"""`cdds demo`: one export from a submitted job to compared rows, with nothing but stock tools on the receiving side."""
+
+import asyncio
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import httpx
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.console import Exit, Failure, out
+from deploy.local import data as demo_data
+from deploy.local.data import END, START
+from deploy.local.processes import StartFailed
+from deploy.local.stack import SOURCES_DATABASE, AlreadyRunning, Options, Stack
+from shared.clock import utc_text
+
+EXPORT_PATIENCE_SECONDS = 120
+
+
+def demo(
+    data: Annotated[Path, typer.Option("--data", help="Folder for the demo; emptied first.")] = Path(".cdds/demo"),
+    rows: Annotated[int, typer.Option(min=1, help="Interactions to generate.")] = 50_000,
+    kafka: Annotated[str, typer.Option(help="embedded, apache, or HOST:PORT.")] = "embedded",
+) -> None:
+    """Export generated interactions, decrypt them with stock tools, and compare every row with the database."""
+    _require_tools()
+    shutil.rmtree(data, ignore_errors=True)
+    started = time.monotonic()
+    try:
+        asyncio.run(_demo(Options(data=data, kafka=kafka), rows))
+    except (AlreadyRunning, StartFailed) as error:
+        raise Failure(str(error)) from error
+    out.print(
+        f"\n[bold green]Done[/] in {time.monotonic() - started:.1f} s. Everything is in {data}/ .", highlight=False
+    )
+
+
+def _require_tools() -> None:
+    """Fail clearly without OpenSSL 3 or unzip: the point of the demo is that stock tools read our files."""
+    for tool in ("openssl", "unzip"):
+        if shutil.which(tool) is None:
+            raise Failure(f"the demo needs `{tool}`: install it with the system's package manager")
+    version = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
+    found = re.match(r"OpenSSL (\d+)\.", version)
+    if found is None or int(found[1]) < 3:
+        raise Failure(f"the demo needs OpenSSL 3 or later; `openssl version` says: {version.strip()}")
+
+
+async def _demo(options: Options, rows: int) -> None:
+    received = options.data / "received"
+    async with _step("Starting PostgreSQL, Kafka and five services"):
+        stack = await Stack(options, output=options.data / "logs" / "services.log").__aenter__()
+    try:
+        async with _step(f"Loading {rows:,} generated interactions"):
+            await demo_data.create_schema(stack.dsn(SOURCES_DATABASE))
+            await demo_data.load_interactions(stack.dsn(SOURCES_DATABASE), "ucs", rows=rows)
+        async with _step("Making a key pair and a certificate with openssl"):
+            key, certificate = _key_pair(options.data / "recipient")
+        token = stack.secrets.token(tenant="acme", role="admin", subject="demo@acme")
+        async with httpx.AsyncClient(
+            base_url=f"{stack.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30
+        ) as api:
+            await _answer(api.post("/certificates", content=certificate.read_bytes()))
+            job = await _answer(api.post("/jobs", json=_job()))
+            out.print(f"  POST /jobs → job {job['id']}", highlight=False)
+            execution = await _watch(api, job["id"])
+            await _download(api, execution, received)
+        async with _step("Decrypting with `openssl cms`, unpacking with `unzip`"):
+            for sealed in sorted(received.glob("*.p7m")):
+                _open(sealed, key)
+        async with _step("Comparing every row with the database"):
+            compared = await _compare(stack.dsn(SOURCES_DATABASE), received)
+        size = sum(file.stat().st_size for file in received.glob("*.p7m"))
+        out.print(
+            f"\n{compared:,} rows are equal. {execution['bytes'] / 1e6:,.1f} MB of JSON Lines travelled as"
+            f" {size / 1e6:,.1f} MB in {execution['parts']} encrypted file(s).",
+            highlight=False,
+        )
+    finally:
+        async with _step("Stopping"):
+            await stack.__aexit__()
+
+
+def _job() -> dict[str, object]:
+    return {
+        "title": "Demo: all interactions",
+        "source": "ucs",
+        "type": "interaction",
+        "schedule": {"kind": "once"},
+        "start": "immediately",
+        "timeframe": {"kind": "fixed", "from": utc_text(START), "to": utc_text(END)},
+        "split_bytes": 4 * 1024 * 1024,
+    }
+
+
+def _key_pair(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir(parents=True)
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    _run(
+        "openssl", "req", "-x509", "-newkey", "rsa:3072", "-noenc", "-days", "365", "-subj", "/CN=CDDS demo",
+        "-keyout", key, "-out", certificate,
+    )  # fmt: skip
+    return key, certificate
+
+
+async def _watch(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
+    """Show the run's progress until it ends; history may need a moment to hear of it."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=out) as bar:
+        task = bar.add_task("requested", total=100, rows=0)
+        for _ in range(EXPORT_PATIENCE_SECONDS * 5):
+            page = await _answer(api.get("/executions", params={"job_id": job_id}))
+            for execution in page["items"]:
+                progress = execution["progress"] or {"percent": 0, "rows": 0}
+                done = execution["state"] == "succeeded"
+                bar.update(
+                    task,
+                    description=execution["state"],
+                    completed=100 if done else progress["percent"],
+                    rows=execution["rows"] if done else progress["rows"],
+                )
+                if done:
+                    return execution
+                if execution["state"] in ("failed", "cancelled"):
+                    raise Failure(f"the run {execution['state']}: {execution['message']}")
+            await asyncio.sleep(0.2)
+    raise Failure(f"the run did not end within {EXPORT_PATIENCE_SECONDS} s")
+
+
+async def _download(api: httpx.AsyncClient, execution: dict[str, Any], folder: Path) -> None:
+    folder.mkdir()
+    details = await _answer(api.get(f"/executions/{execution['run_id']}"))
+    manifest = await _answer(api.get(f"/files/{execution['manifest_id']}"))
+    (folder / f"export-{execution['run_id']}.manifest.json").write_bytes(
+        orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+    )
+    for artifact in details["artifacts"]:
+        async with api.stream("GET", f"/files/{artifact['artifact_id']}") as answer:
+            answer.raise_for_status()
+            with (folder / artifact["file_name"]).open("wb") as file:
+                async for chunk in answer.aiter_bytes():
+                    file.write(chunk)
+        out.print(f"  GET /files/… → {artifact['file_name']}", highlight=False, soft_wrap=True)
+
+
+def _open(sealed: Path, key: Path) -> None:
+    archive = sealed.with_suffix("")
+    _run("openssl", "cms", "-decrypt", "-inform", "DER", "-binary", "-in", sealed, "-inkey", key, "-out", archive)
+    _run("unzip", "-q", "-o", archive, "-d", sealed.parent)
+
+
+async def _compare(dsn: str, folder: Path) -> int:
+    """Read the source again, without our code, and hold every line against it, in both directions."""
+    exported: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_bytes().splitlines():
+            row = orjson.loads(line)
+            if exported.setdefault(row["ixnId"], row) is not row:
+                raise Failure(f"row {row['ixnId']} was exported twice", Exit.VERIFICATION)
+    count = 0
+    connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            query = "SELECT to_json(i)::text FROM ucs.interactions i WHERE \"tenantId\" = 'acme'"
+            async for record in connection.cursor(query, prefetch=5000):
+                count += 1
+                row = orjson.loads(record[0])
+                if exported.get(row["ixnId"]) != row:
+                    raise Failure(f"row {row['ixnId']} differs from the database", Exit.VERIFICATION)
+    finally:
+        await connection.close()
+    if count != len(exported):
+        raise Failure(f"{len(exported)} rows were exported, the database has {count}", Exit.VERIFICATION)
+    return count
+
+
+async def _answer(request: Any) -> Any:
+    answer: httpx.Response = await request
+    if answer.is_error:
+        raise Failure(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}")
+    return answer.json()
+
+
+def _run(*command: str | Path) -> None:
+    ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    if ended.returncode != 0:
+        raise Failure(f"`{command[0]} {command[1]}` failed: {ended.stderr.strip()}", Exit.VERIFICATION)
+
+
+@asynccontextmanager
+async def _step(what: str) -> AsyncGenerator[None]:
+    started = time.monotonic()
+    with out.status(what):
+        yield
+    out.print(f"[green]✓[/] {what}  [dim]{time.monotonic() - started:.1f} s[/]", highlight=False)

@@ -1,0 +1,166 @@
+"""`cdds up`, `down`, `token` and `republish`: the local stack."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from cli.console import Exit, Failure, out
+from deploy.local import data as demo_data
+from deploy.local.processes import StartFailed
+from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Secrets, Stack
+from deploy.local.stack import republish as republish_outboxes
+
+Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]
+DEMO_ROWS = 100_000
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
+START_PATIENCE_SECONDS = 180
+
+
+def up(
+    data: Data = Path(".cdds"),
+    kafka: Annotated[str, typer.Option(help="embedded, apache, or the HOST:PORT of one that exists.")] = "embedded",
+    postgres: Annotated[
+        str | None, typer.Option(help="DSN of a PostgreSQL that exists, instead of the embedded one.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the console; a free one otherwise.")] = None,
+    demo_data: Annotated[bool, typer.Option("--demo-data", help="Fill the sources once, if they are empty.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Keep running in the background; `cdds down` stops it.")
+    ] = False,
+) -> None:
+    """Start PostgreSQL, Kafka and the five services; Ctrl-C stops everything in order."""
+    if detach:
+        _start_detached(data)
+        return
+    options = Options(data=data, kafka=kafka, postgres=postgres, console_port=port)
+    try:
+        asyncio.run(_run(options, fill=demo_data))
+    except (AlreadyRunning, StartFailed) as error:
+        raise Failure(str(error)) from error
+
+
+def down(data: Data = Path(".cdds")) -> None:
+    """Stop the stack that runs in the background."""
+    running = _running(data)
+    if running is None:
+        out.print("No stack is running here.")
+        return
+    os.kill(running["pid"], signal.SIGTERM)
+    while _alive(running["pid"]):
+        time.sleep(0.1)
+    out.print("Stopped.")
+
+
+def token(
+    data: Data = Path(".cdds"),
+    tenant: Annotated[str, typer.Option(help="Whose data it opens.")] = "acme",
+    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "admin",
+    days: Annotated[int, typer.Option(min=1, max=365)] = 7,
+) -> None:
+    """Print an access token for the local stack's HTTP API."""
+    if role not in ("viewer", "operator", "admin"):
+        raise Failure(f"there is no role {role!r}: use viewer, operator or admin")
+    secrets = Secrets(data / "secrets")
+    typer.echo(secrets.token(tenant=tenant, role=role, subject=f"{role}@{tenant}", lifetime=timedelta(days=days)))
+
+
+def republish(
+    postgres: Annotated[str | None, typer.Option(help="DSN; the running local stack's otherwise.")] = None,
+    data: Data = Path(".cdds"),
+) -> None:
+    """Publish every kept event once more, after a broker lost records; consumers change nothing they know."""
+    dsn = postgres or (_running(data) or {}).get("postgres")
+    if dsn is None:
+        raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
+    try:
+        count = asyncio.run(republish_outboxes(dsn))
+    except OSError as error:
+        raise Failure(f"PostgreSQL does not answer: {error}", Exit.UNREACHABLE) from error
+    out.print(f"{count} events are due again; the services publish them in their old order.")
+
+
+async def fill_sources(dsn: str, rows: int) -> None:
+    """Load the demo data: `rows` interactions each for UCS and Contact History, their contacts, and the flights."""
+    await demo_data.create_schema(dsn)
+    await demo_data.load_interactions(dsn, "ucs", rows=rows)
+    await demo_data.load_contacts(dsn, "ucs", rows=rows // 4)
+    await demo_data.load_interactions(dsn, "contact_history", rows=rows // 10, seed=2)
+    await demo_data.load_contacts(dsn, "contact_history", rows=rows // 40, seed=2)
+    await demo_data.load_flights(dsn)
+
+
+async def _run(options: Options, *, fill: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    colours: dict[str, str] = dict(zip(SERVICES, COLOURS, strict=True))
+
+    def prefixed(name: str, line: str) -> None:
+        out.print(f"[{colours.get(name, 'white')}]{name:9}[/] │ {escape(line)}", highlight=False, soft_wrap=True)
+
+    async with Stack(options, output=prefixed) as stack:
+        filled = options.data / "demo-data"
+        if fill and not filled.exists():
+            out.print(f"Loading demo data ({DEMO_ROWS:,} interactions, contacts, flights) …")
+            await fill_sources(stack.dsn(SOURCES_DATABASE), DEMO_ROWS)
+            filled.touch()
+        _print_addresses(stack.describe(), options.data)
+        await stop.wait()
+        out.print("Stopping …")
+
+
+def _start_detached(data: Path) -> None:
+    if _running(data) is None:
+        data.mkdir(parents=True, exist_ok=True)
+        log = data / "logs" / "stack.log"
+        log.parent.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "cli", *(part for part in sys.argv[1:] if part != "--detach")]
+        with log.open("a") as output:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        deadline = time.monotonic() + START_PATIENCE_SECONDS
+        while _running(data) is None:
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise Failure(f"the stack did not start; {log} says why")
+            time.sleep(0.2)
+    running = _running(data)
+    assert running is not None
+    _print_addresses(running, data)
+
+
+def _print_addresses(running: dict[str, Any], data: Path) -> None:
+    admin = Secrets(data / "secrets").token(tenant="acme", role="admin", subject="admin@acme")
+    out.print(f"\n[bold]CDDS is up[/]   {running['url']}/api/v1", highlight=False)
+    for name, service in running["services"].items():
+        out.print(f"  {name:9} {service['url']}/docs", highlight=False)
+    out.print(f"  kafka     {running['kafka']}\n  postgres  {running['postgres']}", highlight=False)
+    out.print("\nA token (tenant acme, role admin, 7 days; `cdds token` makes others):")
+    typer.echo(admin)
+
+
+def _running(data: Path) -> dict[str, Any] | None:
+    """What `stack.json` says, if the process that wrote it lives."""
+    try:
+        described: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    return described if _alive(described["pid"]) else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

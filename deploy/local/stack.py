@@ -1,0 +1,299 @@
+"""The whole system on one machine: embedded servers, the five services as child processes, one data folder.
+
+<data>/postgres      PostgreSQL, unless a DSN was given
+<data>/kafka-…       the broker's records, unless an address was given
+<data>/objects       artifacts
+<data>/secrets       the key pair that signs tokens, and the key that signs manifests
+<data>/stack.json    addresses and process ids while it runs
+<data>/unclean       there from start to clean stop: found at a start, it means that the last run was killed
+"""
+
+import asyncio
+import fcntl
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal, Self
+
+import asyncpg
+import httpx
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from deploy.local.kafka import ApacheKafka, EmbeddedKafka
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.processes import Child, Output, StartFailed, Supervised, free_port
+from shared import auth, outbox
+
+ISSUER: Final = "cdds-local"
+DATABASE: Final = "cdds"
+SOURCES_DATABASE: Final = "cdds_sources"
+SERVICES: Final = ("job_api", "scheduler", "exporter", "history", "console")
+PUBLISHERS: Final = ("job_api", "scheduler", "exporter")
+READY_WITHIN: Final = timedelta(seconds=60)
+
+
+class AlreadyRunning(Exception):
+    """Another stack runs on this data folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a stack is made of; `kafka` is a kind of embedded broker or the address of one that exists."""
+
+    data: Path
+    kafka: Literal["embedded", "apache"] | str = "embedded"
+    postgres: str | None = None
+    console_port: int | None = None
+    sources: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Settings of services beyond the computed ones, as `CDDS_EXPORTER_LEASE`."""
+
+
+class Secrets:
+    """The keys of a local stack, made once per data folder and readable by its owner only."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.token_key = folder / "token-key.pem"
+        self.token_public_key = folder / "token-key.pub.pem"
+        self.signing_key = folder / "manifest-key.pem"
+        for path in (self.token_key, self.signing_key):
+            if not path.exists():
+                _write_private(path, _pem(Ed25519PrivateKey.generate()))
+        public = self._private(self.token_key).public_key()
+        self.token_public_key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+    def token(self, *, tenant: str, role: str, subject: str, lifetime: timedelta = timedelta(days=7)) -> str:
+        """An access token for the stack's HTTP API."""
+        key = self._private(self.token_key)
+        return auth.issue(key, ISSUER, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
+
+    @staticmethod
+    def _private(path: Path) -> Ed25519PrivateKey:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+        return key
+
+
+class Stack:
+    """Starts everything in order, keeps the services running, stops everything in reverse."""
+
+    def __init__(self, options: Options, output: Output = None) -> None:
+        self.options = options
+        self.data = options.data.resolve()
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.secrets = Secrets(self.data / "secrets")
+        self.ports = {name: free_port() for name in SERVICES}
+        if options.console_port is not None:
+            self.ports["console"] = options.console_port
+        self.postgres = (
+            None if options.postgres else EmbeddedPostgres(self.data / "postgres", output=self._log("postgres"))
+        )
+        self.broker = self._broker()
+        self.services: dict[str, Child] = {}
+        self._output = output
+        self._supervisors: dict[str, Supervised] = {}
+        self._exit = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exit.aclose()
+
+    # --- addresses ---------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The one address for people and programs: the console."""
+        return self.url_of("console")
+
+    def url_of(self, service: str) -> str:
+        """The base URL of one service."""
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+    @property
+    def kafka(self) -> str:
+        """The bootstrap address."""
+        return self.options.kafka if self.broker is None else self.broker.bootstrap
+
+    def dsn(self, database: str = DATABASE) -> str:
+        """The DSN of a database; with a given PostgreSQL there is one database for everything."""
+        return self.options.postgres or self._embedded_postgres.dsn(database)
+
+    def describe(self) -> dict[str, object]:
+        """What `stack.json` tells other processes."""
+        return {
+            "pid": os.getpid(),
+            "url": self.url,
+            "kafka": self.kafka,
+            "postgres": self.dsn(),
+            "sources": self.dsn(SOURCES_DATABASE),
+            "services": {name: {"url": self.url_of(name), "pid": child.pid} for name, child in self.services.items()},
+        }
+
+    # --- control -----------------------------------------------------------------------------------------------
+
+    async def restart(self, service: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Stop one service in order and start it again, with more settings if given."""
+        await self._supervisors[service].stop()
+        await self._start_service(service, environment)
+        await self._ready(service)
+
+    async def _start(self) -> None:
+        lock = self._exit.enter_context((self.data / "lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`") from error
+        unclean = self.data / "unclean"
+        was_killed = unclean.exists()
+        unclean.touch()
+        self._exit.callback(unclean.unlink)
+        if self.postgres is not None:
+            await self._serve(self.postgres)
+            for database in (DATABASE, SOURCES_DATABASE):
+                await self.postgres.create_database(database)
+        if self.broker is not None:
+            await self._serve(self.broker)
+        if was_killed:
+            await republish(self.dsn())
+        self._exit.push_async_callback(self._stop_services)
+        for name in SERVICES:
+            await self._start_service(name, {})
+        await asyncio.gather(*(self._ready(name) for name in SERVICES))
+        (self.data / "stack.json").write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
+        self._exit.callback((self.data / "stack.json").unlink, missing_ok=True)
+
+    async def _serve(self, server: EmbeddedPostgres | EmbeddedKafka | ApacheKafka) -> None:
+        await server.start()
+        self._exit.push_async_callback(server.stop)
+
+    async def _start_service(self, name: str, environment: Mapping[str, str]) -> None:
+        child = Child(
+            name,
+            [sys.executable, "-m", f"services.{name}"],
+            output=self._output,
+            env={**os.environ, **self._environment(name), **self.options.environment, **environment},
+        )
+        self.services[name] = child
+        supervised = Supervised(child, report=self._report)
+        self._supervisors[name] = supervised
+        await supervised.start()
+
+    async def _stop_services(self) -> None:
+        await asyncio.gather(*(supervised.stop() for supervised in self._supervisors.values()))
+
+    def _environment(self, service: str) -> dict[str, str]:
+        common: dict[str, str] = {
+            "http_port": str(self.ports[service]),
+            "log_format": "console",
+            "stop_with_parent": "true",
+        }
+        stateful = {
+            "postgres": self.dsn(),
+            "kafka": self.kafka,
+            "auth_issuer": ISSUER,
+            "auth_public_key": str(self.secrets.token_public_key),
+        }
+        sources = {"sources": str(self.options.sources or Path(__file__).with_name("sources.toml"))}
+        own = {
+            "job_api": {**stateful, **sources},
+            "scheduler": {**stateful, **sources},
+            "exporter": {
+                **stateful,
+                **sources,
+                "objects": str(self.data / "objects"),
+                "signing_key": str(self.secrets.signing_key),
+            },
+            "history": stateful,
+            "console": {name: self.url_of(name) for name in ("job_api", "exporter", "history")},
+        }
+        prefixed = {
+            f"CDDS_{service.upper()}_{name.upper()}": value for name, value in {**common, **own[service]}.items()
+        }
+        dsns = {f"CDDS_SOURCE_{name}": self.dsn(SOURCES_DATABASE) for name in ("UCS", "CONTACT_HISTORY", "FLIGHTS")}
+        return {**prefixed, **(dsns if service == "exporter" else {})}
+
+    async def _ready(self, name: str) -> None:
+        async with httpx.AsyncClient(base_url=self.url_of(name)) as client:
+            try:
+                async with asyncio.timeout(READY_WITHIN.total_seconds()):
+                    while not await _answers_ready(client):  # noqa: ASYNC110 - another process's state
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                raise StartFailed(name, f"is not ready after {READY_WITHIN}", self.services[name].last_lines) from None
+
+    def _broker(self) -> EmbeddedKafka | ApacheKafka | None:
+        match self.options.kafka:
+            case "embedded":
+                return EmbeddedKafka(self.data / "kafka-embedded", output=self._log("kafka"))
+            case "apache":
+                return ApacheKafka(self.data / "kafka-apache", output=self._log("kafka"))
+            case _:
+                return None
+
+    @property
+    def _embedded_postgres(self) -> EmbeddedPostgres:
+        assert self.postgres is not None
+        return self.postgres
+
+    def _log(self, name: str) -> Path:
+        return self.data / "logs" / f"{name}.log"
+
+    def _report(self, name: str, line: str) -> None:
+        if isinstance(self._output, Path):
+            with self._output.open("a", encoding="utf-8") as file:
+                file.write(f"{name}: {line}\n")
+        elif self._output is not None:
+            self._output(name, line)
+
+
+async def republish(dsn: str, schemas: Sequence[str] = PUBLISHERS) -> int:
+    """Make every event in the outboxes due again, so that a broker that lost records is refilled; says how many."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return sum(
+            [
+                await outbox.republish(connection, schema)
+                for schema in schemas
+                if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.outbox")
+            ]
+        )
+    finally:
+        await connection.close()
+
+
+async def _answers_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/health/ready")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(content)

@@ -1,0 +1,66 @@
+"""What can stop an export, and what can be wrong with a sealed file.
+
+The class docstring is the message for people, `reason` the detail.
+
+    PipelineError
+    ├── SourceUnavailable   trying again may help
+    ├── SourceRefused       trying again can't help until somebody changes the source or the job
+    ├── RowTooLarge         trying again can't help until the row is gone
+    ├── StoreFailed         trying again may help
+    └── Cancelled           somebody asked for it
+
+    SealError
+    ├── MalformedMessage
+    ├── NotARecipient
+    └── NotAuthentic
+"""
+
+
+class _Explained(Exception):
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        message = type(self).__doc__ or ""
+        return f"{message.removesuffix('.')}: {self.reason}" if self.reason else message
+
+
+class PipelineError(_Explained):
+    """The export stopped."""
+
+
+class SourceUnavailable(PipelineError):
+    """The source database could not be reached, or broke off."""
+
+
+class SourceRefused(PipelineError):
+    """The source database refused the query."""
+
+
+class RowTooLarge(PipelineError):
+    """A row is larger than the 1 GiB that fit into one file."""
+
+
+class StoreFailed(PipelineError):
+    """The file store did not keep what was written."""
+
+
+class Cancelled(PipelineError):
+    """The export was cancelled."""
+
+
+class SealError(_Explained):
+    """The sealed file can't be opened."""
+
+
+class MalformedMessage(SealError):
+    """The file is not a complete CMS message of the profile that CDDS writes."""
+
+
+class NotARecipient(SealError):
+    """The file was not encrypted for this certificate, or the private key belongs to another one."""
+
+
+class NotAuthentic(SealError):
+    """The file was changed after it was written; nothing that came out of it may be used."""

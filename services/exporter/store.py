@@ -1,0 +1,301 @@
+"""The only SQL of exporter's own state; every write of a worker carries its attempt."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from services.exporter import domain
+from services.exporter.domain import Claim, Download, Failure, Outcome
+from shared import failpoints, outbox
+from shared.database import Connection, Database, database_now
+from shared.events import (
+    ArtifactDownloaded,
+    ArtifactStored,
+    CertificateAdded,
+    CertificateRemoved,
+    Part,
+    RunAttemptFailed,
+    RunEvent,
+    RunFailed,
+    RunQueued,
+    RunRequested,
+    RunStarted,
+    RunState,
+    RunSucceeded,
+)
+
+LOST = Failure("worker_lost", "The worker stopped responding; its lease expired.", repeatable=True)
+
+SealManifest = Callable[[datetime, str | None], bytes]
+"""Makes the signed manifest, given the database's clock and the SHA-256 of the job's previous manifest."""
+
+
+class Fenced(Exception):
+    """The attempt does not hold its run any more; nothing was written."""
+
+
+class Store:
+    """Runs, artifacts, manifests and certificates."""
+
+    def __init__(self, database: Database, retention: timedelta) -> None:
+        self._database = database
+        self._retention = retention
+
+    # --- consumers ---------------------------------------------------------------------------------------------
+
+    async def queue_run(self, request: RunRequested) -> bool:
+        """Write the request down; False when it was known."""
+        async with self._database.transaction() as connection:
+            new = await connection.fetchval(
+                """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed)
+                   VALUES ($1, $2, $3, $4, 'queued', $5)
+                   ON CONFLICT DO NOTHING RETURNING true""",
+                request.run_id, request.job_id, request.tenant, request.model_dump(mode="json"),
+                request.retry.attempts,
+            )  # fmt: skip
+            if new:
+                now = await database_now(connection)
+                await outbox.append(connection, [RunQueued.model_validate(_about(request, version=1, at=now))])
+        return bool(new)
+
+    async def keep_certificate(self, event: CertificateAdded | CertificateRemoved) -> None:
+        """Follow the newest word about a certificate; a removed one has no PEM."""
+        pem = event.pem if isinstance(event, CertificateAdded) else None
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                """INSERT INTO certificates (tenant, fingerprint, pem, changed_at) VALUES ($1, $2, $3, $4)
+                   ON CONFLICT (tenant, fingerprint) DO UPDATE
+                   SET pem = excluded.pem, changed_at = excluded.changed_at
+                   WHERE certificates.changed_at < excluded.changed_at""",
+                event.tenant, event.fingerprint, pem, event.occurred_at,
+            )  # fmt: skip
+
+    # --- workers -----------------------------------------------------------------------------------------------
+
+    async def claim_run(self, worker: str, lease: timedelta) -> Claim | None:
+        """Take the oldest run that is due, or whose worker's lease has expired, as a new attempt.
+
+        A run whose last allowed attempt was lost is failed instead, and the next one is looked at.
+        """
+        while True:
+            async with self._database.transaction() as connection:
+                row = await connection.fetchrow(
+                    """SELECT request, state, version, attempt, attempts_allowed FROM runs
+                       WHERE (state = 'queued' AND not_before <= clock_timestamp())
+                          OR (state = 'running' AND lease_until < clock_timestamp())
+                       ORDER BY queued_at LIMIT 1
+                       FOR UPDATE SKIP LOCKED"""
+                )
+                if row is None:
+                    return None
+                request = RunRequested.model_validate(row["request"])
+                lost = Claim(request, row["attempt"], row["attempts_allowed"]) if row["state"] == "running" else None
+                if lost is not None and lost.is_last:
+                    await self._fail(connection, lost, LOST)
+                    continue
+                version = row["version"]
+                now = await database_now(connection)
+                events: list[RunEvent] = []
+                if lost is not None:
+                    version += 1
+                    about = _about(request, version=version, attempt=lost.attempt, at=now)
+                    events.append(RunAttemptFailed(**about, reason=LOST.reason, message=LOST.message))
+                version += 1
+                claim = Claim(request, row["attempt"] + 1, row["attempts_allowed"])
+                events.append(
+                    RunStarted(**_about(request, version=version, attempt=claim.attempt, at=now), worker=worker)
+                )
+                await connection.execute(
+                    """UPDATE runs SET state = 'running', version = $2, attempt = $3, worker = $4,
+                                       lease_until = clock_timestamp() + $5
+                       WHERE run_id = $1""",
+                    request.run_id, version, claim.attempt, worker, lease,
+                )  # fmt: skip
+                await outbox.append(connection, events)
+            failpoints.reached("exporter.claimed")
+            return claim
+
+    async def beat(self, claim: Claim, lease: timedelta) -> None:
+        """Renew the lease; raises Fenced when somebody else owns the run or it has ended."""
+        async with self._database.transaction() as connection:
+            held = await connection.fetchval(
+                """UPDATE runs SET lease_until = clock_timestamp() + $3
+                   WHERE run_id = $1 AND attempt = $2 AND state = 'running' RETURNING true""",
+                claim.run_id, claim.attempt, lease,
+            )  # fmt: skip
+        if not held:
+            raise Fenced
+
+    async def recipients(self, tenant: str, fingerprints: Sequence[str] | None) -> list[str]:
+        """The PEM certificates of `tenant` that are known, all of them or the named ones."""
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                """SELECT pem FROM certificates
+                   WHERE tenant = $1 AND pem IS NOT NULL AND ($2::text[] IS NULL OR fingerprint = ANY($2))
+                   ORDER BY fingerprint""",
+                tenant, fingerprints,
+            )  # fmt: skip
+        return [row["pem"] for row in rows]
+
+    async def succeed(self, claim: Claim, outcome: Outcome, seal_manifest: SealManifest) -> None:
+        """The fenced terminal transaction: state, artifacts, manifest and events become visible together, or not.
+
+        Raises Fenced.
+        """
+        request = claim.request
+        async with self._database.transaction() as connection:
+            version = await self._end(connection, claim, RunState.SUCCEEDED)
+            now = await database_now(connection)
+            manifest = await self._extend_chain(connection, claim, now, seal_manifest)
+            failpoints.reached("exporter.manifest")
+            expires_at = now + self._retention
+            parts = [
+                Part(
+                    artifact_id=domain.artifact_id(claim.run_id, claim.attempt, file.number),
+                    number=file.number, file_name=file.file_name, size_bytes=file.size_bytes,
+                    rows=file.rows, sha256=file.sha256,
+                )
+                for file in outcome.files
+            ]  # fmt: skip
+            await connection.executemany(
+                """INSERT INTO artifacts (artifact_id, run_id, tenant, number, object_key, file_name,
+                                          size_bytes, rows, sha256, expires_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
+                [
+                    (part.artifact_id, claim.run_id, request.tenant, part.number, file.object_key, part.file_name,
+                     part.size_bytes, part.rows, part.sha256, expires_at)
+                    for part, file in zip(parts, outcome.files, strict=True)
+                ],
+            )  # fmt: skip
+            about = _about(request, version=version, attempt=claim.attempt, at=now)
+            await outbox.append(
+                connection,
+                [
+                    *(ArtifactStored(**about, part=part, expires_at=expires_at) for part in parts),
+                    RunSucceeded(
+                        **about, rows=outcome.rows, bytes=outcome.bytes, parts=len(parts), snapshot=outcome.snapshot,
+                        manifest_id=domain.manifest_id(claim.run_id), manifest_sha256=manifest,
+                    ),
+                ],
+            )  # fmt: skip
+            failpoints.reached("exporter.terminal")
+        failpoints.reached("exporter.succeeded")
+
+    async def published(self, claim: Claim) -> bool:
+        """Whether this very attempt succeeded, so that its bytes belong to somebody."""
+        async with self._database.transaction() as connection:
+            found = await connection.fetchval(
+                "SELECT true FROM runs WHERE run_id = $1 AND attempt = $2 AND state = 'succeeded'",
+                claim.run_id, claim.attempt,
+            )  # fmt: skip
+        return bool(found)
+
+    async def fail_attempt(self, claim: Claim, failure: Failure) -> bool:
+        """End the attempt: back to the queue after the backoff, or failed for good (then True). Raises Fenced."""
+        async with self._database.transaction() as connection:
+            if claim.is_last or not failure.repeatable:
+                await self._fail(connection, claim, failure)
+                return True
+            await self._requeue(connection, claim, failure, claim.request.retry.backoff, spare=0)
+        return False
+
+    async def hand_over(self, claim: Claim) -> None:
+        """Give the run back at once because this process stops; the attempt does not count. Raises Fenced."""
+        stopping = Failure("worker_stopped", "The worker was stopped; another one takes over.", repeatable=True)
+        async with self._database.transaction() as connection:
+            await self._requeue(connection, claim, stopping, timedelta(0), spare=1)
+
+    # --- edges -------------------------------------------------------------------------------------------------
+
+    async def start_download(self, tenant: str, artifact_id: UUID, actor: str) -> Download | None:
+        """The file of `tenant` with this id, with the download written down; None when there is none."""
+        async with self._database.tenant(tenant) as connection:
+            row = await connection.fetchrow(
+                """SELECT artifact_id, run_id, file_name, size_bytes, sha256, object_key, NULL::bytea AS body,
+                          state = 'available' AND expires_at > now() AS available
+                   FROM artifacts WHERE artifact_id = $1
+                   UNION ALL
+                   SELECT manifest_id, run_id, file_name, length(body), sha256, NULL, body, true
+                   FROM manifests WHERE manifest_id = $1""",
+                artifact_id,
+            )
+            if row is None:
+                return None
+            download = Download(**row)
+            if download.available:
+                event = ArtifactDownloaded(
+                    occurred_at=await database_now(connection), tenant=tenant, run_id=download.run_id,
+                    artifact_id=artifact_id, actor=actor,
+                )  # fmt: skip
+                await outbox.append(connection, [event])
+        return download
+
+    # --- steps of a transaction --------------------------------------------------------------------------------
+
+    async def _end(self, connection: Connection, claim: Claim, state: RunState) -> int:
+        """Compare-and-set to a terminal state; the attempt number is the fence. Returns the new version."""
+        version: int | None = await connection.fetchval(
+            """UPDATE runs SET state = $3, version = version + 1, finished_at = now(), worker = NULL, lease_until = NULL
+               WHERE run_id = $1 AND attempt = $2 AND state = 'running' RETURNING version""",
+            claim.run_id, claim.attempt, state,
+        )  # fmt: skip
+        if version is None:
+            raise Fenced
+        return version
+
+    async def _fail(self, connection: Connection, claim: Claim, failure: Failure) -> None:
+        version = await self._end(connection, claim, RunState.FAILED)
+        about = _about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
+        await outbox.append(connection, [RunFailed(**about, reason=failure.reason, message=failure.message)])
+
+    async def _requeue(
+        self, connection: Connection, claim: Claim, failure: Failure, backoff: timedelta, *, spare: int
+    ) -> None:
+        version = await connection.fetchval(
+            """UPDATE runs SET state = 'queued', version = version + 1, worker = NULL, lease_until = NULL,
+                               not_before = now() + $3, attempts_allowed = attempts_allowed + $4
+               WHERE run_id = $1 AND attempt = $2 AND state = 'running' RETURNING version""",
+            claim.run_id, claim.attempt, backoff, spare,
+        )  # fmt: skip
+        if version is None:
+            raise Fenced
+        about = _about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
+        await outbox.append(connection, [RunAttemptFailed(**about, reason=failure.reason, message=failure.message)])
+
+    async def _extend_chain(
+        self, connection: Connection, claim: Claim, now: datetime, seal_manifest: SealManifest
+    ) -> str:
+        """Append the run's manifest to its job's chain, one run at a time; returns its SHA-256."""
+        request = claim.request
+        previous: str | None = await connection.fetchval(
+            """INSERT INTO chain_heads (job_id, tenant) VALUES ($1, $2)
+               ON CONFLICT (job_id) DO UPDATE SET tenant = excluded.tenant  -- takes the row lock
+               RETURNING manifest_sha256""",
+            request.job_id, request.tenant,
+        )  # fmt: skip
+        body = seal_manifest(now, previous)
+        digest = sha256(body).hexdigest()
+        await connection.execute(
+            """INSERT INTO manifests (manifest_id, run_id, tenant, file_name, body, sha256)
+               VALUES ($1, $2, $3, $4, $5, $6)""",
+            domain.manifest_id(claim.run_id), claim.run_id, request.tenant,
+            domain.manifest_name(claim.run_id), body, digest,
+        )  # fmt: skip
+        await connection.execute(
+            "UPDATE chain_heads SET manifest_sha256 = $2 WHERE job_id = $1", request.job_id, digest
+        )
+        return digest
+
+
+def _about(request: RunRequested, *, version: int, at: datetime, attempt: int = 0) -> dict[str, Any]:
+    """What all events of a run carry."""
+    return {
+        "occurred_at": at,
+        "tenant": request.tenant,
+        "run_id": request.run_id,
+        "job_id": request.job_id,
+        "version": version,
+        "attempt": attempt,
+    }

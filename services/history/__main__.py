@@ -1,0 +1,3 @@
+from services.history.app import main
+
+main()

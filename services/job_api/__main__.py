@@ -1,0 +1,3 @@
+from services.job_api.app import main
+
+main()

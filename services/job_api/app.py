@@ -1,0 +1,26 @@
+"""Composition root of job_api: settings -> backbone -> store -> edges."""
+
+from typing import NoReturn
+
+from services.job_api import api, consumers
+from services.job_api.config import Settings
+from services.job_api.store import Store
+from shared import runtime
+from shared.service import backbone
+from shared.sources import Sources
+
+SERVICE = "job_api"
+
+
+async def application(settings: Settings) -> None:
+    """Run job_api until it is stopped."""
+    sources = Sources.load(settings.sources)
+    async with backbone(SERVICE, settings) as service:
+        store = Store(service.database)
+        consumers.register(service.inbox, store)
+        await service.run(router=api.router(store, sources), problems=api.PROBLEMS)
+
+
+def main() -> NoReturn:
+    """Start the process."""
+    runtime.main(SERVICE, Settings, application)

@@ -1,0 +1,26 @@
+"""Composition root of scheduler: settings -> backbone -> store -> edges."""
+
+from typing import NoReturn
+
+from services.scheduler import consumers, loops
+from services.scheduler.config import Settings
+from services.scheduler.store import Store
+from shared import runtime
+from shared.service import backbone
+from shared.sources import Sources
+
+SERVICE = "scheduler"
+
+
+async def application(settings: Settings) -> None:
+    """Run the scheduler until it is stopped."""
+    sources = Sources.load(settings.sources)
+    async with backbone(SERVICE, settings) as service:
+        store = Store(service.database, sources.settle)
+        consumers.register(service.inbox, store)
+        await service.run(loops.request_due_runs(store, settings.outage_patience))
+
+
+def main() -> NoReturn:
+    """Start the process."""
+    runtime.main(SERVICE, Settings, application)

@@ -1,0 +1,99 @@
+"""Who is calling: bearer JWTs (RFC 9068) turned into a principal with a tenant and scopes."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import uuid4
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from shared.config import ServiceSettings
+
+ALGORITHMS: Final = ("EdDSA", "ES256", "RS256", "PS256")
+"""Asymmetric only: a verifier that also took HS256 would accept tokens signed with the public key."""
+
+
+class Scope(StrEnum):
+    """What a token allows; roles are sets of scopes."""
+
+    READ = "cdds.read"
+    OPERATE = "cdds.operate"
+    ADMINISTER = "cdds.administer"
+
+
+ROLES: Final[dict[str, frozenset[Scope]]] = {
+    "viewer": frozenset({Scope.READ}),
+    "operator": frozenset({Scope.READ, Scope.OPERATE}),
+    "admin": frozenset({Scope.READ, Scope.OPERATE, Scope.ADMINISTER}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The caller of one request."""
+
+    subject: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+class Unauthenticated(Exception):
+    """The token is missing or not valid."""
+
+
+class Authenticator:
+    """Verifies tokens against one public key (the local stack) or a JWKS document (production)."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._issuer = settings.auth_issuer
+        self._audience = settings.auth_audience
+        self._key = settings.auth_public_key.read_bytes() if settings.auth_public_key else None
+        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True) if settings.auth_jwks_url else None
+
+    async def principal(self, token: str) -> Principal:
+        """The caller named by `token`; raises Unauthenticated with a sentence that is safe to show."""
+        try:
+            claims = jwt.decode(
+                token,
+                await self._verification_key(token),
+                algorithms=list(ALGORITHMS),
+                issuer=self._issuer,
+                audience=self._audience,
+                options={"require": ["exp", "iss", "aud", "sub", "tenant"]},
+            )
+            if str(jwt.get_unverified_header(token).get("typ", "")).lower() not in ("at+jwt", "application/at+jwt"):
+                raise Unauthenticated("The token is not an access token (its typ is not at+jwt).")
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(f"The token is not valid: {error}.") from error
+        return Principal(
+            subject=str(claims["sub"]),
+            tenant=str(claims["tenant"]),
+            scopes=frozenset(str(claims.get("scope", "")).split()),
+        )
+
+    async def _verification_key(self, token: str) -> bytes | jwt.PyJWK:
+        if self._key is not None:
+            return self._key
+        assert self._jwks is not None
+        # The client fetches with blocking I/O, rarely: keys are cached.
+        return await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
+
+
+def issue(key: Ed25519PrivateKey, issuer: str, *, subject: str, tenant: str, role: str, lifetime: timedelta) -> str:
+    """An access token of the local stack; production has an identity provider for this."""
+    now = datetime.now(UTC)
+    claims = {
+        "iss": issuer,
+        "aud": "cdds",
+        "sub": subject,
+        "client_id": "cdds-local",
+        "jti": str(uuid4()),
+        "iat": now,
+        "exp": now + lifetime,
+        "tenant": tenant,
+        "scope": " ".join(sorted(ROLES[role])),
+    }
+    return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt"})

@@ -1,0 +1,241 @@
+"""The inbox of a service: the events it consumes, with decoding, retry, dead letter and acknowledgement in one place.
+
+FastStream's acknowledgement policies can't say "retry, then dead-letter the record, but never in an outage", so the
+inbox takes raw batches from it, commits offsets itself after the handlers' database transactions, and ends the process
+when PostgreSQL or the broker stays away.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
+from functools import reduce
+from operator import or_
+from typing import Any, Final, TypeAlias, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import KafkaAckableMessage
+from structlog.contextvars import bound_contextvars
+
+from shared import failpoints
+from shared.database import is_outage, outlast
+from shared.events import Event
+from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable, decode
+from shared.observability import CONSUMED, CONSUMER_LAG, log
+
+E = TypeVar("E", bound=Event)
+
+HANDLER_TRIES: Final = 3
+"""A handler that fails on a record is tried at once, after 0.1 s and after 0.4 s; then the record is dead-lettered."""
+STALLED_AFTER: Final = timedelta(seconds=60)
+
+BatchHandler: TypeAlias = Callable[[Sequence[Any]], Awaitable[None]]
+
+
+class Stalled(Exception):
+    """Records wait, and none was finished for `STALLED_AFTER`."""
+
+
+class Inbox:
+    """What a service does with the events it consumes; at least once, in order per key, never skipping one.
+
+    A handler's database transaction is committed before the offset is. A record that can't be read or makes its
+    handler fail repeatedly is put on `<topic>.dead`; an outage is waited out, then `run` raises.
+    """
+
+    def __init__(self, service: str, producer: Producer, patience: timedelta) -> None:
+        self._service = service
+        self._producer = producer
+        self._patience = patience
+        self._handlers: dict[type[Event], BatchHandler] = {}
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._moved_at = asyncio.get_running_loop().time()
+        self._lag = 0
+
+    def on(self, *types: type[E]) -> Callable[[Callable[[E], Awaitable[None]]], Callable[[E], Awaitable[None]]]:
+        """Register a handler called with one event of `types` at a time."""
+
+        def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
+            async def each(events: Sequence[E]) -> None:
+                for event in events:
+                    await handle(event)
+
+            self._handlers.update(dict.fromkeys(types, each))
+            return handle
+
+        return register
+
+    def on_batch(self, handle: BatchHandler, types: Iterable[type[Event]]) -> None:
+        """Register a handler called with many events of `types` at once, in the order of their partitions."""
+        self._handlers.update(dict.fromkeys(types, handle))
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics of the events that have a handler."""
+        return sorted({event.topic.name for event in self._handlers})
+
+    def broker(self, bootstrap: str) -> KafkaBroker:
+        """The FastStream broker with this inbox as its only subscriber; also the source of the AsyncAPI document."""
+
+        # FastStream's own parser fails on headers that are not UTF-8; ours touches nothing and leaves decoding to us.
+        async def keep_raw(records: tuple[RawRecord, ...]) -> KafkaAckableMessage:
+            return KafkaAckableMessage(body=b"", raw_message=records, consumer=subscriber.consumer)
+
+        async def decode_later(_: object) -> list[object]:
+            return []
+
+        async def consume(events: Any, message: KafkaMessage) -> None:
+            await self._deliver(message)
+
+        consume.__annotations__ = {"events": list[reduce(or_, self._handlers)], "message": KafkaMessage}
+        consume.__doc__ = f"What {self._service} consumes."
+        broker = KafkaBroker(
+            bootstrap,
+            client_id=self._service,
+            ack_policy=AckPolicy.MANUAL,
+            consumer_only=True,
+            logger=None,
+            parser=keep_raw,
+            decoder=decode_later,
+        )
+        subscriber = broker.subscriber(
+            *self.topics,
+            group_id=self._service,
+            batch=True,
+            max_records=500,
+            batch_timeout_ms=100,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=MAX_RECORD_BYTES,
+        )
+        subscriber(consume)
+        return broker
+
+    async def run(self, bootstrap: str) -> None:
+        """Consume until cancelled; raises when an outage outlasts the patience."""
+        broker = self.broker(bootstrap)
+        try:
+            await broker.start()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch(broker))
+                await self._failed
+        finally:
+            async with asyncio.timeout(10):
+                await broker.stop()
+
+    async def check(self) -> None:
+        """Raise Stalled when records wait and none was finished for a minute: the consumer has gone silent."""
+        if self._lag > 0 and asyncio.get_running_loop().time() - self._moved_at > STALLED_AFTER.total_seconds():
+            raise Stalled(f"{self._lag} records wait")
+
+    async def _deliver(self, message: KafkaMessage) -> None:
+        raw = message.raw_message
+        records: tuple[RawRecord, ...] = raw if isinstance(raw, tuple) else (raw,)
+        try:
+            await self._handle(records)
+            failpoints.reached("inbox.handled")
+            ends = {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records}
+            await self._commit(message.consumer, ends)
+        except Exception as error:
+            # FastStream would log this and go on with the next batch, losing this one: end the process instead.
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            await asyncio.Event().wait()
+        self._moved_at = asyncio.get_running_loop().time()
+
+    async def _commit(self, consumer: Any, ends: dict[TopicPartition, int]) -> None:
+        try:
+            await consumer.commit(ends)
+        except KafkaError as error:
+            # The group has rebalanced: the records come again, to us or to another replica, and change nothing.
+            log.warning("offsets not committed", error=repr(error))
+
+    async def _handle(self, records: Sequence[RawRecord]) -> None:
+        """Group neighbours with the same handler, so that order is kept and batches stay large."""
+        run: list[tuple[RawRecord, Event]] = []
+        current: BatchHandler | None = None
+        for record in records:
+            try:
+                event = decode(record)
+            except Undecodable as error:
+                await self._bury(record, str(error))
+                continue
+            handler = self._handlers.get(type(event))
+            if handler is None:
+                CONSUMED.labels(record.topic, "ignored").inc()
+                continue
+            if handler is not current and run and current is not None:
+                await self._apply(current, run)
+                run = []
+            current = handler
+            run.append((record, event))
+        if run and current is not None:
+            await self._apply(current, run)
+
+    async def _apply(self, handler: BatchHandler, run: Sequence[tuple[RawRecord, Event]]) -> None:
+        for attempt in range(1, HANDLER_TRIES + 1):
+            try:
+                with bound_contextvars(**_ids(run)):
+                    await outlast(lambda: handler([event for _, event in run]), self._patience)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                log.exception("handler failed", tries=attempt, events=len(run))
+                if len(run) > 1:
+                    # One of them is at fault: find it by taking them one by one.
+                    for one in run:
+                        await self._apply(handler, [one])
+                    return
+                if attempt == HANDLER_TRIES:
+                    await self._bury(run[0][0], f"the handler failed {attempt} times: {error!r}")
+                    return
+                await asyncio.sleep(0.1 * 4 ** (attempt - 1))
+            else:
+                for record, _ in run:
+                    CONSUMED.labels(record.topic, "applied").inc()
+                return
+
+    async def _bury(self, record: RawRecord, reason: str) -> None:
+        await self._producer.bury(record, reason, self._service)
+        CONSUMED.labels(record.topic, "dead").inc()
+        log.error(
+            "record dead-lettered", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
+        )
+
+    async def _watch(self, broker: KafkaBroker) -> None:
+        """Measure the lag, which is what liveness is judged by; raises when the broker stays away."""
+        loop = asyncio.get_running_loop()
+        answered_at = loop.time()
+        while True:
+            await asyncio.sleep(5)
+            try:
+                async with asyncio.timeout(10):
+                    await self._measure(broker)
+                answered_at = loop.time()
+            except (KafkaError, TimeoutError) as error:
+                log.warning("broker does not answer", error=repr(error))
+                if loop.time() - answered_at > self._patience.total_seconds():
+                    raise
+
+    async def _measure(self, broker: KafkaBroker) -> None:
+        self._lag = 0
+        for subscriber in broker.subscribers:
+            consumer: AIOKafkaConsumer | None = getattr(subscriber, "consumer", None)
+            if consumer is None or not (partitions := consumer.assignment()):
+                continue
+            behind = dict.fromkeys(self.topics, 0)
+            for partition, end in (await consumer.end_offsets(partitions)).items():
+                behind[partition.topic] += max(0, end - await consumer.position(partition))
+            for topic, lag in behind.items():
+                CONSUMER_LAG.labels(topic).set(lag)
+                self._lag += lag
+
+
+def _ids(run: Sequence[tuple[RawRecord, Event]]) -> dict[str, str]:
+    """What log lines of a handler say about the record it works on."""
+    if len(run) > 1:
+        return {"batch": str(len(run))}
+    event = run[0][1]
+    found = {name: getattr(event, name, None) for name in ("tenant", "job_id", "run_id")}
+    return {name: str(value) for name, value in found.items() if value is not None}

@@ -1,0 +1,149 @@
+"""Kafka as transport: events as CloudEvents records, an idempotent producer, the topics and the dead letters."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from pydantic import ValidationError
+
+from shared.clock import utc_text
+from shared.events import EVENT_TYPES, TOPICS, Event
+from shared.observability import PUBLISHED
+
+Headers: TypeAlias = list[tuple[str, bytes]]
+RawRecord: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
+
+MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
+RETENTION: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event on its way to Kafka."""
+
+    topic: str
+    key: str
+    type: str
+    tenant: str
+    event_id: UUID
+    occurred_at: datetime
+    value: str
+
+    @classmethod
+    def of(cls, event: Event) -> "Record":
+        """The record of `event`."""
+        return cls(
+            event.topic.name, event.key, event.type_name(), event.tenant,
+            event.event_id, event.occurred_at, event.model_dump_json(),
+        )  # fmt: skip
+
+    def headers(self) -> Headers:
+        """CloudEvents 1.0, Kafka binding, binary mode."""
+        return [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", str(self.event_id).encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_source", b"/cdds/" + self.topic.partition(".")[0].encode()),
+            ("ce_time", utc_text(self.occurred_at).encode()),
+            ("ce_subject", self.key.encode()),
+            ("ce_tenantid", self.tenant.encode()),
+            ("content-type", b"application/json"),
+        ]
+
+
+class Producer:
+    """An idempotent producer that waits for all in-sync replicas."""
+
+    def __init__(self, kafka: AIOKafkaProducer) -> None:
+        self._kafka = kafka
+
+    async def publish(self, records: Iterable[Record]) -> None:
+        """Return when Kafka has acknowledged every record; raises KafkaError when it did not within the patience."""
+        pending = [
+            await self._kafka.send(r.topic, r.value.encode(), key=r.key.encode(), headers=r.headers()) for r in records
+        ]
+        for acknowledged in pending:
+            PUBLISHED.labels((await acknowledged).topic).inc()
+
+    async def bury(self, record: RawRecord, reason: str, consumer: str) -> None:
+        """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from."""
+        origin: Headers = [
+            ("dead_reason", reason.encode()[:1000]),
+            ("dead_consumer", consumer.encode()),
+            ("dead_topic", record.topic.encode()),
+            ("dead_partition", str(record.partition).encode()),
+            ("dead_offset", str(record.offset).encode()),
+        ]
+        await self._kafka.send_and_wait(
+            f"{record.topic}.dead", record.value, key=record.key, headers=[*record.headers, *origin]
+        )
+
+
+@asynccontextmanager
+async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGenerator[Producer]:
+    """Connect a producer; one that met a fatal error is not mended but replaced, by leaving and entering again."""
+    kafka = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        client_id=client,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=2,
+        max_batch_size=256 * 1024,
+        max_request_size=MAX_RECORD_BYTES,
+        request_timeout_ms=int(patience.total_seconds() * 1000),
+    )
+    await kafka.start()
+    try:
+        yield Producer(kafka)
+    finally:
+        await kafka.stop()
+
+
+async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> None:
+    """Create the project's topics and their dead-letter topics where they are missing."""
+    wanted = [
+        NewTopic(
+            name,
+            partitions,
+            replication,
+            topic_configs={"retention.ms": str(int(RETENTION / timedelta(milliseconds=1)))},
+        )
+        for topic in TOPICS
+        for name in (topic.name, topic.dead)
+    ]
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        answer: Any = await admin.create_topics(wanted)
+        for topic, code, *rest in answer.topic_errors:
+            error = for_code(code)
+            if code != 0 and error is not TopicAlreadyExistsError:
+                raise error(f"{topic}: {rest}")
+    finally:
+        await admin.close()
+
+
+class Undecodable(Exception):
+    """The record is not an event this version can read."""
+
+
+def decode(record: RawRecord) -> Event:
+    """The event in `record`; raises Undecodable with a sentence that says what is wrong."""
+    headers = dict(record.headers)
+    if (raw_type := headers.get("ce_type")) is None:
+        raise Undecodable("the record has no ce_type header")
+    name = raw_type.decode("utf-8", "replace")
+    if (model := EVENT_TYPES.get(name)) is None:
+        raise Undecodable(f"the type {name!r} is unknown here; a newer version may have written it")
+    if record.value is None:
+        raise Undecodable("the record has no value")
+    try:
+        return model.model_validate_json(record.value)
+    except (ValidationError, ValueError) as error:
+        raise Undecodable(f"the value is not a {name}: {error}") from error

@@ -1,0 +1,127 @@
+"""How a service process lives: settings, logs, one task group, an orderly stop.
+
+Everything a service runs is a coroutine in one task group. If one fails, the process ends with exit code 1 and its
+supervisor starts it again; a signal, or the end of standard input where a parent asked for it, stops all of them.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Any, Final, NoReturn, TypeVar
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from shared import observability
+from shared.config import ProcessSettings
+from shared.database import outlast
+from shared.observability import log
+
+S = TypeVar("S", bound=ProcessSettings)
+
+HTTP_GRACE_SECONDS: Final = 5
+
+
+class Stopped(Exception):
+    """The process was asked to stop."""
+
+
+def main(service: str, settings: type[S], application: Callable[[S], Coroutine[Any, Any, None]]) -> NoReturn:
+    """Run `application` until it fails or the process is told to stop; exit code 2 for unusable settings."""
+    try:
+        read = settings()  # pyright: ignore[reportCallIssue] - the values come from the environment
+    except ValidationError as error:
+        prefix = settings.model_config.get("env_prefix", "")
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"])
+            sys.stderr.write(f"{service}: {prefix}{name.upper()}: {problem['msg']}\n")
+        sys.exit(2)
+    observability.configure(service, json=read.log_format == "json", level=read.log_level)
+    try:
+        uvloop.run(application(read))
+    except BaseExceptionGroup as group:
+        _, failures = group.split(Stopped)
+        if failures is not None:
+            _give_up(failures)
+    except Exception as error:
+        _give_up(error)
+    log.info("stopped")
+    sys.exit(0)
+
+
+def _give_up(error: BaseException) -> NoReturn:
+    log.error("service failed", exc_info=error)
+    sys.exit(1)
+
+
+async def run_all(settings: ProcessSettings, *work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until one part fails or the process is told to stop; then all of it is cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_stop_signal(parent=settings.stop_with_parent))
+        for part in work:
+            tasks.create_task(part)
+
+
+async def _stop_signal(*, parent: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if parent:
+        await loop.connect_read_pipe(lambda: _ParentWatch(stop), sys.stdin)
+    await stop.wait()
+    raise Stopped
+
+
+class _ParentWatch(asyncio.Protocol):
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop.set()
+
+
+async def every(interval: timedelta, step: Callable[[], Awaitable[int]], patience: timedelta) -> None:
+    """Repeat `step`, one pass that returns how much it did: at once while there is work, else after `interval`.
+
+    An outage of PostgreSQL is waited out for `patience`; then, as for any other failure, what `step` raised is raised.
+    """
+    while True:
+        if await outlast(step, patience) == 0:
+            await asyncio.sleep(interval.total_seconds())
+
+
+async def serve_http(app: FastAPI, host: str, port: int) -> None:
+    """Serve `app` until cancelled, then let open requests end for a few seconds."""
+    server = _Server(
+        uvicorn.Config(
+            app, host=host, port=port, log_config=None, access_log=False, server_header=False,
+            timeout_graceful_shutdown=HTTP_GRACE_SECONDS, lifespan="off",
+        )
+    )  # fmt: skip
+    async with _stopping(server) as serving:
+        await asyncio.shield(serving)
+        raise RuntimeError(f"the HTTP server on {host}:{port} ended")
+
+
+@asynccontextmanager
+async def _stopping(server: uvicorn.Server) -> AsyncGenerator["asyncio.Task[None]"]:
+    serving = asyncio.create_task(server.serve())
+    try:
+        yield serving
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the process has one place for that."""
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield

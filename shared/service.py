@@ -1,0 +1,62 @@
+"""The backbone of a service: database, producer, inbox, relay and HTTP, opened in order and closed in reverse."""
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import APIRouter
+
+from shared import database, runtime
+from shared.auth import Authenticator
+from shared.config import ServiceSettings
+from shared.database import Database
+from shared.http import Problem, create_app
+from shared.inbox import Inbox
+from shared.messaging import Producer, ensure_topics, producer
+from shared.outbox import Relay
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """What `app.py` builds a service on."""
+
+    name: str
+    settings: ServiceSettings
+    database: Database
+    producer: Producer
+    inbox: Inbox
+    outbox: bool
+
+    async def run(
+        self,
+        *work: Coroutine[Any, Any, None],
+        router: APIRouter | None = None,
+        problems: Mapping[type[Exception], Callable[[Any], Problem]] = MappingProxyType({}),
+    ) -> None:
+        """Consume, relay, serve and do `work` until one of them fails or the process is told to stop."""
+        settings = self.settings
+        checks = {"postgres": self.database.ping, "consumer": self.inbox.check}
+        app = create_app(f"CDDS {self.name}", Authenticator(settings), checks, problems)
+        if router is not None:
+            app.include_router(router)
+        relay = [Relay(self.database, self.producer).run()] if self.outbox else []
+        await runtime.run_all(
+            settings,
+            self.inbox.run(settings.kafka),
+            runtime.serve_http(app, settings.http_host, settings.http_port),
+            *relay,
+            *work,
+        )
+
+
+@asynccontextmanager
+async def backbone(name: str, settings: ServiceSettings, *, outbox: bool = True) -> AsyncGenerator[Backbone]:
+    """Make sure of topics and schema, and connect; `outbox` is False for a service that publishes nothing."""
+    await ensure_topics(settings.kafka, settings.kafka_partitions, settings.kafka_replication)
+    async with (
+        database.connect(settings.postgres.get_secret_value(), name, outbox=outbox) as db,
+        producer(settings.kafka, name, settings.outage_patience) as kafka,
+    ):
+        yield Backbone(name, settings, db, kafka, Inbox(name, kafka, settings.outage_patience), outbox)
