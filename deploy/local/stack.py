@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from deploy.local.kafka import ApacheKafka, EmbeddedKafka
+from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, Output, StartFailed, Supervised, free_port
 from shared import auth, outbox
@@ -165,28 +165,19 @@ class Stack:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`") from error
-        unclean = self.data / "unclean"
-        was_killed = unclean.exists()
-        unclean.touch()
-        self._exit.callback(unclean.unlink)
         if self.postgres is not None:
-            await self._serve(self.postgres)
+            await self._exit.enter_async_context(Supervised(self.postgres, report=self._report))
             for database in (DATABASE, SOURCES_DATABASE):
                 await self.postgres.create_database(database)
         if self.broker is not None:
-            await self._serve(self.broker)
-        if was_killed:
-            await republish(self.dsn())
+            refilled = _Refilled(self.broker, self.dsn())
+            await self._exit.enter_async_context(Supervised(refilled, report=self._report))
         self._exit.push_async_callback(self._stop_services)
         for name in SERVICES:
             await self._start_service(name, {})
         await asyncio.gather(*(self._ready(name) for name in SERVICES))
         (self.data / "stack.json").write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
         self._exit.callback((self.data / "stack.json").unlink, missing_ok=True)
-
-    async def _serve(self, server: EmbeddedPostgres | EmbeddedKafka | ApacheKafka) -> None:
-        await server.start()
-        self._exit.push_async_callback(server.stop)
 
     async def _start_service(self, name: str, environment: Mapping[str, str]) -> None:
         child = Child(
@@ -243,7 +234,7 @@ class Stack:
             except TimeoutError:
                 raise StartFailed(name, f"is not ready after {READY_WITHIN}", self.services[name].last_lines) from None
 
-    def _broker(self) -> EmbeddedKafka | ApacheKafka | None:
+    def _broker(self) -> Broker | None:
         match self.options.kafka:
             case "embedded":
                 return EmbeddedKafka(self.data / "kafka-embedded", output=self._log("kafka"))
@@ -266,6 +257,22 @@ class Stack:
                 file.write(f"{name}: {line}\n")
         elif self._output is not None:
             self._output(name, line)
+
+
+class _Refilled:
+    """A broker that gets all events again when it starts after a crash."""
+
+    def __init__(self, broker: Broker, dsn: str) -> None:
+        self.name = broker.name
+        self.wait = broker.wait
+        self.stop = broker.stop
+        self._broker = broker
+        self._dsn = dsn
+
+    async def start(self) -> None:
+        await self._broker.start()
+        if self._broker.started_after_crash:
+            await republish(self._dsn)
 
 
 async def republish(dsn: str, schemas: Sequence[str] = PUBLISHERS) -> int:

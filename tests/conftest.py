@@ -1,0 +1,92 @@
+"""One PostgreSQL for the whole run, a fresh database per test, and a broker of each kind on demand."""
+
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from deploy.local.kafka import EmbeddedKafka
+from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
+from shared import database
+from shared.database import Database
+from tests.brokers import apache_kafka
+
+PUBLISHES = {"job_api": True, "scheduler": True, "exporter": True, "history": False}
+
+DatabaseOf = Callable[[str], Awaitable[Database]]
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A real PostgreSQL, shared by all tests; each takes its own databases from it.
+
+    Not under pytest's own folder: run by root, every pytest closes that one to the account PostgreSQL runs as.
+    """
+    with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
+        async with EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_AND_UNSAFE) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+async def templates(postgres: EmbeddedPostgres) -> dict[str, str]:
+    """A migrated database per service, to be copied by tests."""
+    names: dict[str, str] = {}
+    for service, outbox in PUBLISHES.items():
+        names[service] = f"template_{service}"
+        await postgres.create_database(names[service])
+        await database.migrate(postgres.dsn(names[service]), service, outbox=outbox)
+    return names
+
+
+_numbers = itertools.count()
+
+
+@asynccontextmanager
+async def fresh_database(postgres: EmbeddedPostgres, template: str = "template1") -> AsyncGenerator[str]:
+    """The DSN of a new database, dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+    await postgres.create_database(name, template)
+    try:
+        yield postgres.dsn(name)
+    finally:
+        await postgres.drop_database(name)
+
+
+@pytest.fixture
+async def database_of(postgres: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIterator[DatabaseOf]:
+    """`await database_of("scheduler")`: a pool on a fresh, migrated database of that service."""
+    async with AsyncExitStack() as exits:
+
+        async def make(service: str) -> Database:
+            dsn = await exits.enter_async_context(fresh_database(postgres, templates[service]))
+            return await exits.enter_async_context(database.connect(dsn, service, outbox=PUBLISHES[service]))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The bootstrap address of an embedded broker shared by tests that use topics of their own."""
+    async with EmbeddedKafka(tmp_path_factory.mktemp("kafka") / "broker") as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("apache", marks=pytest.mark.apache)])
+async def bootstrap(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The address of each kind of broker in turn; tests use topics and groups of their own names."""
+    if request.param == "embedded":
+        async with EmbeddedKafka(tmp_path_factory.mktemp("kafka") / "broker") as broker:
+            yield broker.bootstrap
+    else:
+        async with apache_kafka(tmp_path_factory.mktemp("apache") / "broker") as address:
+            yield address
+
+
+@pytest.fixture(scope="session")
+def token_key() -> Ed25519PrivateKey:
+    """The key that tokens in tests are signed with."""
+    return Ed25519PrivateKey.generate()
