@@ -204,7 +204,7 @@ class Inbox:
         )
 
     async def _watch(self, broker: KafkaBroker) -> None:
-        """Measure the lag, which is what liveness is judged by; raises when the broker stays away."""
+        """Measure the lag; raises when the broker stays away or the consumer has gone silent."""
         loop = asyncio.get_running_loop()
         answered_at = loop.time()
         while True:
@@ -213,6 +213,7 @@ class Inbox:
                 async with asyncio.timeout(10):
                     await self._measure(broker)
                 answered_at = loop.time()
+                await self.check()
             except (KafkaError, TimeoutError) as error:
                 log.warning("broker does not answer", error=repr(error))
                 if loop.time() - answered_at > self._patience.total_seconds():
@@ -230,6 +231,8 @@ class Inbox:
             for topic, lag in behind.items():
                 CONSUMER_LAG.labels(topic).set(lag)
                 self._lag += lag
+        if self._lag == 0:
+            self._moved_at = asyncio.get_running_loop().time()
 
 
 def _ids(run: Sequence[tuple[RawRecord, Event]]) -> dict[str, str]:
