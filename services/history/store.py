@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import astuple
 from datetime import datetime
+from operator import itemgetter
 from typing import Final
 from uuid import UUID
 
@@ -54,12 +55,13 @@ class Store:
             )  # fmt: skip
 
     async def execution(self, tenant: str, run_id: UUID) -> tuple[asyncpg.Record, list[asyncpg.Record]] | None:
-        """One execution with its artifacts."""
+        """One execution with its artifacts, in the order of the parts."""
         async with self._database.tenant(tenant) as connection:
             row = await connection.fetchrow(f"SELECT {COLUMNS} FROM executions WHERE run_id = $1", run_id)
             if row is None:
                 return None
-            return row, await self._artifacts(connection, tenant, 10_000, None, run_id)
+            artifacts = await self._artifacts(connection, tenant, 10_000, None, run_id)
+            return row, sorted(artifacts, key=itemgetter("number"))
 
     async def list_artifacts(
         self, tenant: str, limit: int, after: tuple[datetime, UUID] | None, run_id: UUID | None
