@@ -51,10 +51,14 @@ class Authenticator:
         self._issuer = settings.auth_issuer
         self._audience = settings.auth_audience
         self._key = settings.auth_public_key.read_bytes() if settings.auth_public_key else None
-        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True) if settings.auth_jwks_url else None
+        # The client keeps the document for five minutes; kept by themselves, keys would outlive their withdrawal.
+        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url) if settings.auth_jwks_url else None
 
     async def principal(self, token: str) -> Principal:
-        """The caller named by `token`; raises Unauthenticated with a sentence that is safe to show."""
+        """The caller named by `token`; raises Unauthenticated with a sentence that is safe to show.
+
+        Raises ConnectionError when the identity provider can't be asked for its keys.
+        """
         try:
             claims = jwt.decode(
                 token,
@@ -66,11 +70,16 @@ class Authenticator:
             )
             if str(jwt.get_unverified_header(token).get("typ", "")).lower() not in ("at+jwt", "application/at+jwt"):
                 raise Unauthenticated("The token is not an access token (its typ is not at+jwt).")
+        except jwt.PyJWKClientConnectionError as error:
+            raise ConnectionError("the identity provider does not answer") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"The token is not valid: {error}.") from error
+        subject, tenant = claims["sub"], claims["tenant"]
+        if not all(isinstance(name, str) and name and name.isprintable() for name in (subject, tenant)):
+            raise Unauthenticated("The token's sub and tenant must be names.")
         return Principal(
-            subject=str(claims["sub"]),
-            tenant=str(claims["tenant"]),
+            subject=subject,
+            tenant=tenant,
             scopes=frozenset(str(claims.get("scope", "")).split()),
         )
 
@@ -78,7 +87,7 @@ class Authenticator:
         if self._key is not None:
             return self._key
         assert self._jwks is not None
-        # The client fetches with blocking I/O, rarely: keys are cached.
+        # The client fetches with blocking I/O, rarely: the document is cached.
         return await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)
 
 

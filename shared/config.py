@@ -30,6 +30,8 @@ class ServiceSettings(ProcessSettings):
     """Bootstrap addresses, `host:port`, comma-separated."""
     kafka_partitions: int = Field(default=6, ge=1)
     kafka_replication: int = Field(default=1, ge=1)
+    kafka_member: str | None = None
+    """A name that this replica alone has and keeps over restarts: it then gets its partitions back at once."""
     auth_issuer: str
     auth_audience: str = "cdds"
     auth_jwks_url: str | None = None

@@ -39,7 +39,8 @@ _OUTAGES: Final = (
 
 def is_outage(error: BaseException) -> bool:
     """Whether `error` is a fault of PostgreSQL or the way to it, so that trying again later can help."""
-    return isinstance(error, _OUTAGES) and not isinstance(error, asyncpg.DataError)
+    # An argument that fits no column is an InterfaceError too; asyncpg makes those, and only those, ValueErrors.
+    return isinstance(error, _OUTAGES) and not isinstance(error, ValueError)
 
 
 async def outlast(call: Callable[[], Awaitable[T]], patience: timedelta) -> T:
@@ -168,9 +169,7 @@ def _migrations(service: str, *, outbox: bool) -> Iterator[tuple[str, str]]:
                 yield file.name, file.read_text(encoding="utf-8")
 
 
-async def _apply(
-    connection: DirectConnection, schema: str, name: str, text: str, sha256: str
-) -> None:
+async def _apply(connection: DirectConnection, schema: str, name: str, text: str, sha256: str) -> None:
     async with connection.transaction():
         await connection.execute(f"SET LOCAL search_path = {schema}")
         await connection.execute(text)

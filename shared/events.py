@@ -7,7 +7,7 @@ major version, on a new topic.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 from uuid import UUID
 
 import uuid_utils.compat
@@ -441,41 +441,3 @@ def _concrete(base: type[Event]) -> list[type[Event]]:
 
 EVENT_TYPES: dict[str, type[Event]] = {event.type_name(): event for event in _concrete(Event)}
 """Every event by its CloudEvents type."""
-
-JobsRecord = Annotated[
-    JobCreated
-    | JobUpdated
-    | JobSuspended
-    | JobResumed
-    | JobDeleted
-    | RunNowRequested
-    | BackfillRequested
-    | RunCancelRequested
-    | RunRetryRequested,
-    "what JOBS carries",
-]
-CertificatesRecord = Annotated[CertificateAdded | CertificateRemoved, "what CERTIFICATES carries"]
-ScheduledRunsRecord = Annotated[
-    RunRequested
-    | RunCancelOrdered
-    | SlotWaiting
-    | SlotSkipped
-    | SlotMissed
-    | ScheduleComputed
-    | ScheduleCompleted
-    | SchedulePaused,
-    "what SCHEDULED_RUNS carries",
-]
-ExportedRunsRecord = Annotated[
-    RunQueued
-    | RunStarted
-    | RunProgressed
-    | RunAttemptFailed
-    | ArtifactStored
-    | RunSucceeded
-    | RunFailed
-    | RunCancelled
-    | ArtifactDownloaded
-    | ArtifactDeleted,
-    "what EXPORTED_RUNS carries",
-]

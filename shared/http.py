@@ -83,7 +83,7 @@ def read_cursor(text: str | None) -> tuple[datetime, UUID] | None:
     try:
         moment, _, key = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(" ")
         return datetime.fromisoformat(moment).astimezone(UTC), UUID(key)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise invalid("/query/after", "is not a cursor of this list", "Use the `next` of the page before.") from error
 
 
@@ -178,8 +178,7 @@ async def _validation(_: Request, error: Exception) -> Response:
     if any(item["type"] == "json_invalid" for item in found):
         return Problem(400, "malformed", "The body is not JSON; send one JSON object.").response()
     errors = [
-        {"pointer": _pointer(item["loc"], error.body), "message": item["msg"], "remedy": _remedy(item)}
-        for item in found
+        {"pointer": _pointer(item, error.body), "message": item["msg"], "remedy": _remedy(item)} for item in found
     ]
     return Problem(422, "invalid", f"{errors[0]['pointer']}: {errors[0]['message']}", errors=errors).response()
 
@@ -200,16 +199,16 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return Problem(500, "internal", "The request failed on our side; the log has the details.").response()
 
 
-def _pointer(location: Sequence[int | str], body: object) -> str:
-    """The JSON pointer of a pydantic location, without the union tags pydantic puts into it."""
-    where, *rest = location
+def _pointer(item: Mapping[str, Any], body: object) -> str:
+    """The JSON pointer of a pydantic error, without the union tags pydantic puts into its location."""
+    where, *rest = item["loc"]
     if where != "body":
         return f"/{where}/" + "/".join(map(str, rest))
     parts: list[str] = []
     current: Any = body
     for index, step in enumerate(rest):
-        last = index == len(rest) - 1
-        if isinstance(current, dict) and (step in current or last):
+        missing = item["type"] == "missing" and index == len(rest) - 1
+        if isinstance(current, dict) and (step in current or missing):
             current = current.get(step)
         elif isinstance(current, list) and isinstance(step, int):
             current = current[step] if step < len(current) else None

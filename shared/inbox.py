@@ -30,6 +30,8 @@ E = TypeVar("E", bound=Event)
 HANDLER_TRIES: Final = 3
 """A handler that fails on a record is tried at once, after 0.1 s and after 0.4 s; then the record is dead-lettered."""
 STALLED_AFTER: Final = timedelta(seconds=60)
+STOP_GRACE_SECONDS: Final = 3
+"""What a handler gets to end at a stop, before its record is left to the next start."""
 
 BatchHandler: TypeAlias = Callable[[Sequence[Any]], Awaitable[None]]
 
@@ -45,10 +47,11 @@ class Inbox:
     handler fail repeatedly is put on `<topic>.dead`; an outage is waited out, then `run` raises.
     """
 
-    def __init__(self, service: str, producer: Producer, patience: timedelta) -> None:
+    def __init__(self, service: str, producer: Producer, patience: timedelta, member: str | None = None) -> None:
         self._service = service
         self._producer = producer
         self._patience = patience
+        self._member = member
         self._handlers: dict[type[Event], BatchHandler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._moved_at = asyncio.get_running_loop().time()
@@ -97,12 +100,16 @@ class Inbox:
             ack_policy=AckPolicy.MANUAL,
             consumer_only=True,
             logger=None,
+            # Shorter than the bound on the whole stop in `run`, so that the consumer always leaves its group.
+            graceful_timeout=STOP_GRACE_SECONDS,
             parser=keep_raw,
             decoder=decode_later,
         )
         subscriber = broker.subscriber(
             *self.topics,
             group_id=self._service,
+            # A process that comes back under its name need not wait until its dead predecessor's session runs out.
+            group_instance_id=self._member,
             batch=True,
             max_records=500,
             batch_timeout_ms=100,

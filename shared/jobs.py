@@ -4,7 +4,7 @@ Only what the services can do today is accepted: an unknown schedule kind or fie
 Rules that need the operator's sources or the clock live in `services.job_api.domain`.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -19,6 +19,8 @@ Slug = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
 ]
+Moment = Annotated[UtcDatetime, Field(ge=datetime(1900, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
+"""Far enough from the ends of the calendar that slots and data intervals can be counted from it."""
 Text = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
 
 
@@ -74,8 +76,8 @@ class Fixed(Settings):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     kind: Literal["fixed"]
-    from_: UtcDatetime = Field(alias="from")
-    to: UtcDatetime
+    from_: Moment = Field(alias="from")
+    to: Moment
 
     @model_validator(mode="after")
     def _forwards(self) -> Self:
@@ -91,7 +93,7 @@ class Retry(Settings):
     """How often the exporter tries a run, and how long it waits before the next attempt."""
 
     attempts: int = Field(default=3, ge=1, le=10)
-    backoff: timedelta = timedelta(minutes=1)
+    backoff: timedelta = Field(default=timedelta(minutes=1), ge=timedelta(0), le=timedelta(days=1))
 
 
 class JobSettings(Settings):
@@ -104,8 +106,8 @@ class JobSettings(Settings):
     type: Slug
     media_types: Literal["all"] | Annotated[tuple[Slug, ...], Field(min_length=1, max_length=50)] = "all"
     schedule: Schedule
-    start: Literal["immediately"] | UtcDatetime | None = None
-    ends_at: UtcDatetime | None = None
+    start: Literal["immediately"] | Moment | None = None
+    ends_at: Moment | None = None
     timeframe: Timeframe
     split_bytes: int | None = Field(default=None, ge=64 * 1024, le=MAX_SPLIT_BYTES)
     format: Literal["jsonl"] = "jsonl"

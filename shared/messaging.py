@@ -1,15 +1,21 @@
 """Kafka as transport: events as CloudEvents records, an idempotent producer, the topics and the dead letters."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
 from pydantic import ValidationError
 
 from shared.clock import utc_text
@@ -64,12 +70,36 @@ class Producer:
         self._kafka = kafka
 
     async def publish(self, records: Iterable[Record]) -> None:
-        """Return when Kafka has acknowledged every record; raises KafkaError when it did not within the patience."""
-        pending = [
-            await self._kafka.send(r.topic, r.value.encode(), key=r.key.encode(), headers=r.headers()) for r in records
-        ]
-        for acknowledged in pending:
-            PUBLISHED.labels((await acknowledged).topic).inc()
+        """Return when Kafka has acknowledged every record; raises KafkaError when it did not within the patience.
+
+        The batches are built here, because `send` makes a future per record: 200,000 events of 1 kB took the relay
+        7.2 s of CPU time that way and take 3.3 s this way (`make bench-outbox`).
+        """
+        filling: dict[tuple[str, int], BatchBuilder] = {}
+        sent: list[asyncio.Future[RecordMetadata]] = []
+        counts: Counter[str] = Counter()
+
+        async def send(topic: str, partition: int) -> None:
+            batch = filling.pop((topic, partition))
+            batch.close()
+            counts[topic] += batch.record_count()
+            sent.append(await self._kafka.send_batch(batch, topic, partition=partition))
+
+        for record in records:
+            key, value, headers = record.key.encode(), record.value.encode(), record.headers()
+            place = record.topic, _partition(key, len(await self._kafka.partitions_for(record.topic)))
+            batch = filling.get(place)
+            if batch is None or batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                if batch is not None:
+                    await send(*place)
+                # A partition's batches leave in the order of their making; an empty one takes any record.
+                batch = filling[place] = self._kafka.create_batch()
+                batch.append(key=key, value=value, timestamp=None, headers=headers)
+        for place in list(filling):
+            await send(*place)
+        await asyncio.gather(*sent)
+        for topic, count in counts.items():
+            PUBLISHED.labels(topic).inc(count)
 
     async def bury(self, record: RawRecord, reason: str, consumer: str) -> None:
         """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from."""
@@ -85,6 +115,12 @@ class Producer:
         )
 
 
+@lru_cache(maxsize=16_384)
+def _partition(key: bytes, partitions: int) -> int:
+    """Where every Kafka client puts a key; cached, because murmur2 in Python takes 5 µs and keys come back soon."""
+    return DefaultPartitioner()(key, range(partitions), ())
+
+
 @asynccontextmanager
 async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGenerator[Producer]:
     """Connect a producer; one that met a fatal error is not mended but replaced, by leaving and entering again."""
@@ -93,7 +129,6 @@ async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGen
         client_id=client,
         acks="all",
         enable_idempotence=True,
-        linger_ms=2,
         max_batch_size=256 * 1024,
         max_request_size=MAX_RECORD_BYTES,
         request_timeout_ms=int(patience.total_seconds() * 1000),
@@ -112,7 +147,10 @@ async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> No
             name,
             partitions,
             replication,
-            topic_configs={"retention.ms": str(int(RETENTION / timedelta(milliseconds=1)))},
+            topic_configs={
+                "retention.ms": str(RETENTION // timedelta(milliseconds=1)),
+                "max.message.bytes": str(MAX_RECORD_BYTES),
+            },
         )
         for topic in TOPICS
         for name in (topic.name, topic.dead)
@@ -144,6 +182,7 @@ def decode(record: RawRecord) -> Event:
     if record.value is None:
         raise Undecodable("the record has no value")
     try:
-        return model.model_validate_json(record.value)
+        # Job settings refuse unknown fields where people write them; in an event a later version may have added some.
+        return model.model_validate_json(record.value, extra="ignore")
     except (ValidationError, ValueError) as error:
         raise Undecodable(f"the value is not a {name}: {error}") from error

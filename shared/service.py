@@ -41,7 +41,7 @@ class Backbone:
         app = create_app(f"CDDS {self.name}", Authenticator(settings), checks, problems)
         if router is not None:
             app.include_router(router)
-        relay = [Relay(self.database, self.producer).run()] if self.outbox else []
+        relay = [Relay(self.database, self.producer, settings.outage_patience).run()] if self.outbox else []
         await runtime.run_all(
             settings,
             self.inbox.run(settings.kafka),
@@ -59,4 +59,5 @@ async def backbone(name: str, settings: ServiceSettings, *, outbox: bool = True)
         database.connect(settings.postgres.get_secret_value(), name, outbox=outbox) as db,
         producer(settings.kafka, name, settings.outage_patience) as kafka,
     ):
-        yield Backbone(name, settings, db, kafka, Inbox(name, kafka, settings.outage_patience), outbox)
+        inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member)
+        yield Backbone(name, settings, db, kafka, inbox, outbox)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.jobs import Slug
 
@@ -92,7 +92,7 @@ class Sources(BaseModel):
         """Read `path` (TOML); raises SourcesInvalid naming the entry."""
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             raise SourcesInvalid(f"{path}: {error}") from error
 
     def visible_to(self, tenant: str) -> dict[str, Source]:

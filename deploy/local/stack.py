@@ -12,8 +12,8 @@ import asyncio
 import fcntl
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.processes import Child, Output, StartFailed, Supervised, free_port
+from deploy.local.processes import Child, Output, Restartable, StartFailed, Supervised, free_port
 from shared import auth, outbox
 
 ISSUER: Final = "cdds-local"
@@ -155,9 +155,29 @@ class Stack:
 
     async def restart(self, service: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         """Stop one service in order and start it again, with more settings if given."""
-        await self._supervisors[service].stop()
+        await self.stop(service)
         await self._start_service(service, environment)
         await self._ready(service)
+
+    async def stop(self, name: str) -> None:
+        """Stop a service, `postgres` or `kafka` in order; it stays away until `start`."""
+        await self._supervisors[name].stop()
+
+    async def start(self, name: str) -> None:
+        """Start what was stopped, on its old address, and keep it running."""
+        await self._supervisors[name].start()
+        if name in SERVICES:
+            await self._ready(name)
+
+    @asynccontextmanager
+    async def replica(self, service: str) -> AsyncGenerator[Child]:
+        """One more process of a service, with an HTTP port of its own that nobody is told of."""
+        port = free_port()
+        prefix = f"CDDS_{service.upper()}"
+        child = self._child(service, {f"{prefix}_HTTP_PORT": str(port), f"{prefix}_KAFKA_MEMBER": f"{service}-2"})
+        async with Supervised(child, report=self._report):
+            await self._ready(service, f"http://127.0.0.1:{port}")
+            yield child
 
     async def _start(self) -> None:
         lock = self._exit.enter_context((self.data / "lock").open("w"))
@@ -166,12 +186,11 @@ class Stack:
         except OSError as error:
             raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`") from error
         if self.postgres is not None:
-            await self._exit.enter_async_context(Supervised(self.postgres, report=self._report))
+            await self._supervise("postgres", self.postgres)
             for database in (DATABASE, SOURCES_DATABASE):
                 await self.postgres.create_database(database)
         if self.broker is not None:
-            refilled = _Refilled(self.broker, self.dsn())
-            await self._exit.enter_async_context(Supervised(refilled, report=self._report))
+            await self._supervise("kafka", _Refilled(self.broker, self.dsn()))
         self._exit.push_async_callback(self._stop_services)
         for name in SERVICES:
             await self._start_service(name, {})
@@ -179,20 +198,24 @@ class Stack:
         (self.data / "stack.json").write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
         self._exit.callback((self.data / "stack.json").unlink, missing_ok=True)
 
+    async def _supervise(self, name: str, server: Restartable) -> None:
+        self._supervisors[name] = await self._exit.enter_async_context(Supervised(server, report=self._report))
+
     async def _start_service(self, name: str, environment: Mapping[str, str]) -> None:
-        child = Child(
-            name,
-            [sys.executable, "-m", f"services.{name}"],
-            output=self._output,
-            env={**os.environ, **self._environment(name), **self.options.environment, **environment},
-        )
-        self.services[name] = child
-        supervised = Supervised(child, report=self._report)
-        self._supervisors[name] = supervised
+        child = self.services[name] = self._child(name, environment)
+        supervised = self._supervisors[name] = Supervised(child, report=self._report)
         await supervised.start()
 
+    def _child(self, service: str, environment: Mapping[str, str]) -> Child:
+        return Child(
+            service,
+            [sys.executable, "-m", f"services.{service}"],
+            output=self._output,
+            env={**os.environ, **self._environment(service), **self.options.environment, **environment},
+        )
+
     async def _stop_services(self) -> None:
-        await asyncio.gather(*(supervised.stop() for supervised in self._supervisors.values()))
+        await asyncio.gather(*(self.stop(name) for name in self.services))
 
     def _environment(self, service: str) -> dict[str, str]:
         common: dict[str, str] = {
@@ -203,6 +226,7 @@ class Stack:
         stateful = {
             "postgres": self.dsn(),
             "kafka": self.kafka,
+            "kafka_member": f"{service}-1",
             "auth_issuer": ISSUER,
             "auth_public_key": str(self.secrets.token_public_key),
         }
@@ -225,8 +249,8 @@ class Stack:
         dsns = {f"CDDS_SOURCE_{name}": self.dsn(SOURCES_DATABASE) for name in ("UCS", "CONTACT_HISTORY", "FLIGHTS")}
         return {**prefixed, **(dsns if service == "exporter" else {})}
 
-    async def _ready(self, name: str) -> None:
-        async with httpx.AsyncClient(base_url=self.url_of(name)) as client:
+    async def _ready(self, name: str, url: str | None = None) -> None:
+        async with httpx.AsyncClient(base_url=url or self.url_of(name)) as client:
             try:
                 async with asyncio.timeout(READY_WITHIN.total_seconds()):
                     while not await _answers_ready(client):  # noqa: ASYNC110 - another process's state
@@ -260,7 +284,7 @@ class Stack:
 
 
 class _Refilled:
-    """A broker that gets all events again when it starts after a crash."""
+    """A broker that gets all events again when it starts after a crash, or with a new, empty folder."""
 
     def __init__(self, broker: Broker, dsn: str) -> None:
         self.name = broker.name
@@ -270,8 +294,9 @@ class _Refilled:
         self._dsn = dsn
 
     async def start(self) -> None:
+        empty = not self._broker.data.exists()
         await self._broker.start()
-        if self._broker.started_after_crash:
+        if empty or self._broker.started_after_crash:
             await republish(self._dsn)
 
 

@@ -1,6 +1,6 @@
 """The HTTP edge of console: `/api/v1` forwarded by prefix."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import httpx
@@ -10,8 +10,16 @@ from starlette.background import BackgroundTask
 
 from shared.http import Problem, not_found
 
-HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"})
-"""Headers that belong to one connection and are not forwarded (RFC 9110, 7.6.1)."""
+HOP_BY_HOP: Final = frozenset(
+    {
+        *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("host", "date"),
+    }
+)
+"""Headers that belong to one connection (RFC 9110, 7.6.1), and the two that our client and server write themselves."""
+
+Headers = list[tuple[bytes, bytes]]
 
 
 def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
@@ -20,13 +28,15 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
 
     @api.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     async def forward(path: str, request: Request) -> Response:
-        base = owners.get(path.partition("/")[0])
-        if base is None:
+        prefix, *rest = path.split("/")
+        # Dot segments would lead out of the prefix, to what a service shows only to its operator.
+        if prefix not in owners or {".", ".."} & set(rest):
             raise not_found("resource")
-        outgoing = client.build_request(
+        # Not `client.build_request`: it adds headers of its own, such as the encodings httpx understands.
+        outgoing = httpx.Request(
             request.method,
-            httpx.URL(base + request.url.path, query=request.url.query.encode()),
-            headers=[(name, value) for name, value in request.headers.items() if name not in HOP_BY_HOP],
+            httpx.URL(owners[prefix] + request.scope["raw_path"].decode(), query=request.scope["query_string"]),
+            headers=_end_to_end(request.headers.raw),
             content=request.stream(),
         )
         try:
@@ -35,11 +45,15 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
             raise Problem(
                 503, "unavailable", "The service that answers this is away; try again.", headers={"Retry-After": "5"}
             ) from error
-        return StreamingResponse(
-            answer.aiter_raw(),
-            answer.status_code,
-            {name: value for name, value in answer.headers.items() if name not in HOP_BY_HOP},
-            background=BackgroundTask(answer.aclose),
-        )
+        response = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
+        response.raw_headers = _end_to_end(answer.headers.raw)
+        return response
 
     return api
+
+
+def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers to pass on, each as often as it came; `Connection` may name more that belong to the connection."""
+    found = [(name.lower(), value) for name, value in headers]
+    named = {option.strip().lower() for name, value in found if name == b"connection" for option in value.split(b",")}
+    return [(name, value) for name, value in found if name.decode("latin-1") not in HOP_BY_HOP and name not in named]

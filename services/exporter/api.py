@@ -1,6 +1,6 @@
 """The HTTP edge of exporter: files, and the keys that prove where they come from."""
 
-from collections.abc import Iterator
+import asyncio
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -52,7 +52,7 @@ def router(store: Store, objects: ObjectStore, key: SigningKey) -> APIRouter:
         }
         if download.body is not None:
             return Response(download.body, media_type="application/json", headers=headers)
-        chunks: Iterator[bytes] = objects.read(str(download.object_key))
+        chunks = await asyncio.to_thread(objects.read, str(download.object_key))
         return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
 
     return api

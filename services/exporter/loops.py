@@ -38,8 +38,9 @@ from shared.sources import Sources, SourcesInvalid
 
 LOOK: Final = timedelta(milliseconds=500)
 PROGRESS: Final = timedelta(seconds=1)
-LEASE_MARGIN: Final = timedelta(seconds=5)
-"""A worker that could not renew stops this much before its lease ends, so that it never writes beside its successor."""
+LEASE_MARGIN: Final = 1 / 6
+"""A worker that could not renew stops when this part of its lease is left (5 s of 30 s), so that it never writes
+beside its successor."""
 
 
 class Stop(threading.Event):
@@ -71,9 +72,13 @@ class Worker:
 
     async def step(self) -> int:
         """Attempt one run; 0 when none is due."""
-        claim = await self._store.claim_run(self._settings.worker, self._settings.lease)
+        abandoned: list[Claim] = []
+        claim = await self._store.claim_run(self._settings.worker, self._settings.lease, abandoned)
+        for lost in abandoned:
+            log.warning("run failed: its last attempt was lost", run_id=str(lost.run_id), tenant=lost.request.tenant)
+            await asyncio.to_thread(self._remove, lost.prefix, *lost.dead_prefixes)
         if claim is None:
-            return 0
+            return len(abandoned)
         with bound_contextvars(tenant=claim.request.tenant, run_id=str(claim.run_id), attempt=claim.attempt):
             log.info("attempt started", job_id=str(claim.request.job_id))
             with suppress(Fenced):
@@ -87,7 +92,7 @@ class Worker:
         try:
             recipients = await self._recipients(claim)
             query, output = self._question(claim)
-            await asyncio.to_thread(self._clear, claim)
+            await asyncio.to_thread(self._remove, *claim.dead_prefixes)
             result = await attempt.supervise(
                 lambda: export(
                     query, output, recipients, self._objects, claim.prefix, attempt.note, attempt.stop.is_set
@@ -98,20 +103,22 @@ class Worker:
             with suppress(Fenced):
                 await self._store.hand_over(claim)
             raise
-        except (PipelineError, SourcesInvalid, Unanswerable) as error:
-            failure = _failure(error)
-            final = await self._store.fail_attempt(claim, failure)
-            log.warning("attempt failed", reason=failure.reason, message=failure.message, final=final)
         except Fenced:
             # After a lost reply to our own commit we look fenced, too: what was published must stay.
             if not await self._store.published(claim):
-                await asyncio.to_thread(self._objects.delete_prefix, claim.prefix)
+                await asyncio.to_thread(self._remove, claim.prefix)
             raise
+        except Exception as error:
+            if is_outage(error):
+                raise
+            failure = _failure(error)
+            final = await self._store.fail_attempt(claim, failure)
+            log.warning("attempt failed", reason=failure.reason, message=failure.message, final=final, exc_info=error)
         else:
             log.info("run succeeded", rows=result.rows, parts=len(result.parts))
 
-    def _clear(self, claim: Claim) -> None:
-        for prefix in claim.dead_prefixes:
+    def _remove(self, *prefixes: str) -> None:
+        for prefix in prefixes:
             self._objects.delete_prefix(prefix)
 
     async def _recipients(self, claim: Claim) -> list[x509.Certificate]:
@@ -229,7 +236,7 @@ class Attempt:
     async def _beat(self) -> None:
         """Renew the lease; raises Fenced when it is lost, or may be because PostgreSQL did not answer for too long."""
         loop = asyncio.get_running_loop()
-        patience = (self._settings.lease - LEASE_MARGIN).total_seconds()
+        patience = self._settings.lease.total_seconds() * (1 - LEASE_MARGIN)
         renewed_at = loop.time()
         while True:
             await asyncio.sleep(self._settings.beat.total_seconds())
@@ -275,7 +282,7 @@ def _outcome(result: Result) -> Outcome:
     return Outcome(result.snapshot, result.rows, result.bytes, files)
 
 
-def _failure(error: PipelineError | SourcesInvalid | Unanswerable) -> Failure:
+def _failure(error: Exception) -> Failure:
     match error:
         case Unanswerable():
             return Failure(error.reason, str(error), repeatable=False)
@@ -287,5 +294,8 @@ def _failure(error: PipelineError | SourcesInvalid | Unanswerable) -> Failure:
             return Failure("source_unconfigured", str(error), repeatable=True)
         case Cancelled():
             return Failure("stopped", str(error), repeatable=True)
-        case _:
+        case PipelineError():
             return Failure("export_failed", str(error), repeatable=True)
+        case _:
+            # A fault of ours; the log has it, people get no internals.
+            return Failure("internal", "The export failed on our side; the log has the details.", repeatable=True)

@@ -74,10 +74,11 @@ class Store:
 
     # --- workers -----------------------------------------------------------------------------------------------
 
-    async def claim_run(self, worker: str, lease: timedelta) -> Claim | None:
+    async def claim_run(self, worker: str, lease: timedelta, abandoned: list[Claim] | None = None) -> Claim | None:
         """Take the oldest run that is due, or whose worker's lease has expired, as a new attempt.
 
-        A run whose last allowed attempt was lost is failed instead, and the next one is looked at.
+        A run whose last allowed attempt was lost is failed instead, and the next one is looked at; `abandoned` gets
+        such attempts, because what they stored is left to the caller.
         """
         while True:
             async with self._database.transaction() as connection:
@@ -94,6 +95,8 @@ class Store:
                 lost = Claim(request, row["attempt"], row["attempts_allowed"]) if row["state"] == "running" else None
                 if lost is not None and lost.is_last:
                     await self._fail(connection, lost, LOST)
+                    if abandoned is not None:
+                        abandoned.append(lost)
                     continue
                 version = row["version"]
                 now = await database_now(connection)

@@ -11,7 +11,7 @@ HTTP       /api/v1/jobs, /api/v1/certificates
 
 Failures
     PostgreSQL away         requests answer 503; consumers wait a minute, then the process exits and is restarted
-    broker away             commands wait in the outbox; after a minute the process is restarted until the broker is back
+    broker away             commands wait in the outbox; after a minute the process is restarted until it is back
     dies after a commit     the outbox still holds the event; the next relay publishes it
     event twice or late     the greater version, the newer attempt and the terminal state win
     unreadable record       goes to <topic>.dead with the reason, the next one is handled

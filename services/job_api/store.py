@@ -15,6 +15,7 @@ from shared.events import (
     CertificateAdded,
     Job,
     JobCreated,
+    JobState,
     JobSuspended,
     Progress,
     RunState,
@@ -174,7 +175,8 @@ class Store:
                    ON CONFLICT (run_id) DO UPDATE
                    SET state = excluded.state, version = excluded.version,
                        started_at = coalesce(excluded.started_at, runs.started_at)
-                   WHERE runs.version < excluded.version""",
+                   WHERE runs.version < excluded.version
+                     AND runs.state NOT IN ('succeeded', 'failed', 'cancelled')""",
                 run_id, tenant, job_id, state, version, seen_at,
             )  # fmt: skip
 
@@ -209,4 +211,6 @@ def _job_row(row: Any) -> JobRow:
             row["run_id"], RunState(row["run_state"]), row["started_at"], row["percent"], row["remaining_seconds"]
         )
     )
-    return JobRow(_job(row), row["next_slot_at"], run)
+    job = _job(row)
+    # Only an active job has a next slot, however late or often the scheduler's word about an earlier one comes.
+    return JobRow(job, row["next_slot_at"] if job.state is JobState.ACTIVE else None, run)

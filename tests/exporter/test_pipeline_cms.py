@@ -20,7 +20,10 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="need
 
 
 def identity(
-    name: str, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None = None
+    name: str,
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None = None,
+    *,
+    ends_in: timedelta = timedelta(days=1),
 ) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
     """A key and its self-signed certificate; pass an elliptic-curve key for a certificate that can't receive."""
     private_key = rsa.generate_private_key(65537, 2048)
@@ -34,7 +37,7 @@ def identity(
         .public_key(signer.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + ends_in)
         .sign(signer, hashes.SHA256())
     )
     return private_key, certificate

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -34,6 +35,7 @@ from services.exporter.pipeline import (
     export,
 )
 from services.exporter.pipeline.cms import unseal
+from tests.conftest import fresh_database
 from tests.exporter.test_pipeline_cms import identity, openssl_decrypt, write_key
 from tests.exporter.test_pipeline_storage import files
 
@@ -51,16 +53,16 @@ WIDE = """
 
 
 @pytest.fixture(scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("export") / "postgres", settings=FAST_AND_UNSAFE) as server:
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    async with fresh_database(postgres) as dsn:
         execute(
-            server.dsn(),
+            dsn,
             "CREATE TABLE interaction AS" + WIDE.format(rows=ROWS),
             "CREATE VIEW long AS" + WIDE.format(rows=200_000),
             "CREATE VIEW stuck AS SELECT 1 AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant "
             "FROM (SELECT pg_sleep(600) OFFSET 0) s",
         )
-        yield server
+        yield dsn
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +126,8 @@ class Attempt:
 
 
 @pytest.fixture
-def attempt(server: EmbeddedPostgres, tmp_path: Path, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]) -> Attempt:
-    return Attempt(server.dsn(), tmp_path / "store", (recipient[1],))
+def attempt(dsn: str, tmp_path: Path, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]) -> Attempt:
+    return Attempt(dsn, tmp_path / "store", (recipient[1],))
 
 
 def opened(
@@ -274,15 +276,14 @@ def test_a_missing_column_is_refused_and_leaves_nothing(attempt: Attempt) -> Non
     assert files(attempt.folder) == []
 
 
-async def test_a_source_killed_on_the_way_is_unavailable_and_leaves_nothing(
-    server: EmbeddedPostgres, attempt: Attempt
-) -> None:
-    try:
-        with pytest.raises(SourceUnavailable):
-            await asyncio.to_thread(attempt.run, "long", split_bytes=1_000_000, at_progress=server.kill)
-    finally:
-        await server.wait()
-        await server.start()
+async def test_a_source_killed_on_the_way_is_unavailable_and_leaves_nothing(attempt: Attempt) -> None:
+    with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
+        async with EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_AND_UNSAFE) as server:
+            attempt.dsn = server.dsn()
+            execute(attempt.dsn, "CREATE VIEW long AS" + WIDE.format(rows=200_000))
+            with pytest.raises(SourceUnavailable):
+                await asyncio.to_thread(attempt.run, "long", split_bytes=1_000_000, at_progress=server.kill)
+            await server.wait()
 
     assert files(attempt.folder) == []
 
@@ -291,7 +292,8 @@ def test_a_session_ended_by_the_administrator_is_unavailable(attempt: Attempt) -
     def terminate() -> None:
         execute(
             attempt.dsn,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cdds-exporter'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'cdds-exporter' AND datname = current_database()",
         )
 
     with pytest.raises(SourceUnavailable):

@@ -1,30 +1,41 @@
 """The outbox: what is committed is published, in order per key, at least once."""
 
+import asyncio
+import itertools
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from datetime import timedelta
+from random import Random
+from typing import cast
 from uuid import uuid4
 
 import asyncpg
+import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import BrokerResponseError
 
 from shared import outbox
-from shared.clock import UtcDatetime
-from shared.database import Database, database_now
+from shared.database import Connection, Database, database_now
 from shared.events import CertificateRemoved
-from shared.messaging import decode, ensure_topics, producer
+from shared.messaging import Producer, Record, decode, ensure_topics, producer
 from shared.outbox import Relay
 from tests.conftest import DatabaseOf
 
 PATIENCE = timedelta(seconds=20)
 
 
+async def append(connection: Connection, tenant: str, *numbers: int) -> None:
+    now = await database_now(connection)
+    await outbox.append(
+        connection,
+        [CertificateRemoved(occurred_at=now, tenant=tenant, fingerprint=str(n), actor="test") for n in numbers],
+    )
+
+
 async def write(database: Database, tenant: str, numbers: range) -> None:
     async with database.transaction() as connection:
-        now: UtcDatetime = await database_now(connection)
-        await outbox.append(
-            connection,
-            [CertificateRemoved(occurred_at=now, tenant=tenant, fingerprint=str(n), actor="test") for n in numbers],
-        )
+        await append(connection, tenant, *numbers)
 
 
 async def test_committed_events_arrive_in_order_per_key(database_of: DatabaseOf, bootstrap: str) -> None:
@@ -35,7 +46,7 @@ async def test_committed_events_arrive_in_order_per_key(database_of: DatabaseOf,
         for tenant in tenants:
             await write(database, tenant, range(start, start + 10))
     async with producer(bootstrap, "test", PATIENCE) as kafka, database.session() as connection:
-        relay = Relay(database, kafka)
+        relay = Relay(database, kafka, PATIENCE)
         published = 0
         while count := await relay.publish_pending(connection):
             published += count
@@ -61,13 +72,92 @@ async def test_a_rolled_back_event_is_never_published(database_of: DatabaseOf) -
 
     async def fail_after_writing() -> None:
         async with database.transaction() as connection:
-            event = CertificateRemoved(
-                occurred_at=await database_now(connection), tenant="t", fingerprint="1", actor="test"
-            )
-            await outbox.append(connection, [event])
+            await append(connection, "t", 1)
             await connection.execute("SELECT 1 / 0")
 
     with pytest.raises(asyncpg.DivisionByZeroError):
         await fail_after_writing()
     async with database.session() as connection:
         assert await connection.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+class Gate:
+    """A producer that holds its first batch until it is opened, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.opened, self.entered = asyncio.Event(), asyncio.Event()
+        self.published: list[tuple[str, int]] = []
+
+    async def publish(self, records: Iterable[Record]) -> None:
+        batch = list(records)
+        self.entered.set()
+        await self.opened.wait()
+        self.published += [(record.tenant, int(orjson.loads(record.value)["fingerprint"])) for record in batch]
+
+
+async def test_an_event_committed_late_is_not_overtaken_by_a_later_one_of_its_key(database_of: DatabaseOf) -> None:
+    database, gate = await database_of("job_api"), Gate()
+    relay = Relay(database, cast(Producer, gate), PATIENCE)
+    async with database.session() as late, database.session() as connection:
+        transaction = late.transaction()
+        await transaction.start()
+        await append(late, "slow", 1)
+        await write(database, "other", range(1))
+        passing = asyncio.create_task(relay.publish_pending(connection))
+        await gate.entered.wait()
+        # `other` is on its way, and has a greater id than what becomes visible now.
+        await transaction.commit()
+        await write(database, "slow", range(2, 3))
+        gate.opened.set()
+        assert await passing == 3
+    assert [number for tenant, number in gate.published if tenant == "slow"] == [1, 2]
+
+
+async def test_order_per_key_holds_with_many_writers_and_small_batches(
+    database_of: DatabaseOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH_ROWS", 7)
+    database, gate = await database_of("job_api"), Gate()
+    gate.opened.set()
+    relay = Relay(database, cast(Producer, gate), PATIENCE)
+    keys = {key: (asyncio.Lock(), itertools.count()) for key in "abcd"}
+    random = Random(7)
+
+    async def writer() -> None:
+        for _ in range(40):
+            # Transactions on one key come one after the other, as row locks make them in the stores.
+            chosen = sorted(random.sample(sorted(keys), random.randint(1, 2)))
+            async with AsyncExitStack() as locks, database.transaction() as connection:
+                for key in chosen:
+                    lock, numbers = keys[key]
+                    await locks.enter_async_context(lock)
+                    await append(connection, key, next(numbers))
+
+    async def relaying(writing: "asyncio.Future[object]") -> None:
+        async with database.session() as connection:
+            while await relay.publish_pending(connection) or not writing.done():
+                await asyncio.sleep(0)
+
+    writing = asyncio.gather(*(writer() for _ in range(6)))
+    await asyncio.gather(writing, relaying(writing))
+    for key, (_, numbers) in keys.items():
+        assert [number for tenant, number in gate.published if tenant == key] == list(range(next(numbers)))
+
+
+async def test_only_acknowledged_rows_are_marked_when_the_producer_fails(database_of: DatabaseOf) -> None:
+    database = await database_of("job_api")
+    await write(database, "t", range(2 * outbox.BATCH_ROWS + 500))
+
+    class FailsOnTheSecondBatch:
+        batches = 0
+
+        async def publish(self, records: Iterable[Record]) -> None:
+            self.batches += 1
+            if self.batches == 2:
+                raise BrokerResponseError
+
+    async with database.session() as connection:
+        with pytest.raises(BrokerResponseError):
+            await Relay(database, cast(Producer, FailsOnTheSecondBatch()), PATIENCE).publish_pending(connection)
+        marked = await connection.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NOT NULL")
+    assert marked == outbox.BATCH_ROWS

@@ -17,9 +17,8 @@ CREATE TABLE runs (
   CONSTRAINT runs_leased CHECK ((state = 'running') = (worker IS NOT NULL AND lease_until IS NOT NULL)),
   CONSTRAINT runs_finished CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 );
--- Store.claim_run: queued runs by age, and running ones whose lease may have expired.
-CREATE INDEX runs_queued ON runs (not_before) WHERE state = 'queued';
-CREATE INDEX runs_leases ON runs (lease_until) WHERE state = 'running';
+-- Store.claim_run: open runs by age, read in this order until one is due; beats don't touch it.
+CREATE INDEX runs_open ON runs (queued_at) WHERE state IN ('queued', 'running');
 
 CREATE TABLE artifacts (
   artifact_id uuid        CONSTRAINT artifacts_pk PRIMARY KEY,

@@ -58,7 +58,8 @@ class Query:
     """Which rows: those of `tenant` with `interval_from <= time < interval_to`, ordered by time and id.
 
     `table` is written as in SQL (`schema.name`, quoted where needed); column names are exact. Rows without a time
-    belong to no interval and are never exported. An empty `media_types` selects nothing, None everything.
+    belong to no interval and are never exported. An empty `media_types` selects nothing, None everything. Without a
+    `tenant_column` the whole table belongs to `tenant`.
     """
 
     dsn: str
@@ -66,7 +67,7 @@ class Query:
     columns: Sequence[str] | None
     id_column: str
     time_column: str
-    tenant_column: str
+    tenant_column: str | None
     tenant: str
     media_type_column: str | None
     media_types: Sequence[str] | None
@@ -167,7 +168,9 @@ class Extraction:
         if found is None:
             raise SourceRefused(f"there is no table {query.table}")
         schema, name, existing = found
-        wanted = [*(query.columns or ()), query.id_column, query.time_column, query.tenant_column]
+        wanted = [*(query.columns or ()), query.id_column, query.time_column]
+        if query.tenant_column is not None:
+            wanted.append(query.tenant_column)
         if query.media_types is not None and query.media_type_column is not None:
             wanted.append(query.media_type_column)
         missing = [column for column in wanted if column not in existing]
@@ -179,10 +182,9 @@ class Extraction:
         """The rows of the question, as SQL; `COPY` takes no parameters, hence literals."""
         query = self._query
         time = sql.Identifier(query.time_column)
-        conditions: list[sql.Composable] = [
-            sql.SQL("{} = {}").format(sql.Identifier(query.tenant_column), sql.Literal(query.tenant)),
-            sql.SQL("{} < {}").format(time, sql.Literal(query.interval_to)),
-        ]
+        conditions: list[sql.Composable] = [sql.SQL("{} < {}").format(time, sql.Literal(query.interval_to))]
+        if query.tenant_column is not None:
+            conditions.append(sql.SQL("{} = {}").format(sql.Identifier(query.tenant_column), sql.Literal(query.tenant)))
         if query.interval_from is not None:
             conditions.append(sql.SQL("{} >= {}").format(time, sql.Literal(query.interval_from)))
         if query.media_types is not None:

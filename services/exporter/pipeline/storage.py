@@ -11,7 +11,8 @@ returns is what the pipeline made; the hash is the one the manifest signs.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class ObjectStore:
         What the chunks raise passes through. Raises StoreFailed.
         """
         passing = _Measured(chunks)
-        try:
+        with _explained(key):
             # Not `obstore.put(iterator)`: it runs the iterator inside its own event loop, where a stage that
             # touches the store again panics. Leaving the writer by an exception aborts the upload.
             with obstore.open_writer(
@@ -71,8 +72,6 @@ class ObjectStore:
             measured = _Measured(self.read(key))
             for _ in measured:
                 pass
-        except (BaseError, OSError) as error:
-            raise StoreFailed(f"{key}: {_first_line(error)}") from error
         if measured.stored() != passing.stored():
             raise StoreFailed(f"{key}: {passing.stored()} was written, {measured.stored()} was read back")
         return measured.stored()
@@ -96,18 +95,23 @@ class ObjectStore:
         return True
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete every object below the folder `prefix`, unfinished local ones included; nothing there is fine."""
+        """Delete every object below the folder `prefix`, unfinished local ones included; nothing there is fine.
+
+        Raises StoreFailed.
+        """
         if not prefix.strip("/"):
             raise ValueError("an empty prefix would delete the whole store")
         if self._folder is not None:
             target = (self._folder / prefix).resolve()
             if self._folder not in target.parents:
                 raise ValueError(f"{prefix} lies outside the store")
-            if target.exists():
-                shutil.rmtree(target)
+            with _explained(prefix):
+                if target.exists():
+                    shutil.rmtree(target)
             return
-        for found in obstore.list(self._store, prefix):
-            obstore.delete(self._store, [entry["path"] for entry in found])
+        with _explained(prefix):
+            for found in obstore.list(self._store, prefix):
+                obstore.delete(self._store, [entry["path"] for entry in found])
 
     def _make_durable(self, key: str) -> None:
         """fsync the file, and each folder up to the root because any of them may be new."""
@@ -146,6 +150,10 @@ def _folder(location: str | Path) -> Path:
     return Path(location).resolve()
 
 
-def _first_line(error: Exception) -> str:
-    """obstore appends pages of debugging output to its messages."""
-    return str(error).partition("\n")[0]
+@contextmanager
+def _explained(key: str) -> Generator[None]:
+    """Raise StoreFailed for what the store or the disk says; obstore appends pages of debugging output to it."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise StoreFailed(f"{key}: {str(error).partition(chr(10))[0]}") from error

@@ -1,0 +1,487 @@
+"""The worker: whole attempts with a real source, a real store and real files."""
+
+import asyncio
+import hashlib
+import io
+import json
+import threading
+import zipfile
+from collections.abc import AsyncIterator, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
+
+from deploy.local.postgres import EmbeddedPostgres
+from services.exporter import loops
+from services.exporter.config import Settings
+from services.exporter.domain import Claim, Outcome, manifest_id
+from services.exporter.loops import Worker
+from services.exporter.pipeline import ObjectStore
+from services.exporter.pipeline.cms import unseal
+from services.exporter.pipeline.manifest import SigningKey, verify
+from services.exporter.pipeline.storage import Stored
+from services.exporter.store import SealManifest, Store
+from shared.database import Database
+from shared.events import CertificateAdded, RunProgressed
+from shared.messaging import Record
+from shared.sources import Sources
+from tests.conftest import fresh_database
+from tests.exporter.runs import LEASE, SLOT, digest, expire_lease, names, published, requested, run_row
+from tests.exporter.test_pipeline_cms import identity
+from tests.exporter.test_pipeline_storage import files
+
+SOURCES = """
+[sources.ucs]
+title = "Contact centre"
+dsn = "file:{folder}/ucs.dsn"
+[sources.ucs.types.interaction]
+title = "Interaction"
+table = "public.interaction"
+id_column = "id"
+time_column = "at"
+tenant_column = "tenant"
+[sources.ucs.types.endless]
+title = "Endless"
+table = "public.endless"
+id_column = "id"
+time_column = "at"
+tenant_column = "tenant"
+[sources.ucs.types.gone]
+title = "Gone"
+table = "public.gone"
+id_column = "id"
+time_column = "at"
+tenant_column = "tenant"
+
+[sources.private]
+title = "Of one tenant"
+dsn = "file:{folder}/ucs.dsn"
+tenants = ["t1"]
+[sources.private.types.note]
+title = "Note"
+table = "public.note"
+id_column = "id"
+time_column = "at"
+"""
+
+
+class Ticks:
+    """Takes progress in Kafka's place."""
+
+    def __init__(self) -> None:
+        self.progress: list[RunProgressed] = []
+
+    async def publish(self, records: Iterable[Record]) -> None:
+        self.progress += [RunProgressed.model_validate_json(record.value) for record in records]
+
+
+class Held(ObjectStore):
+    """Keeps the exporting thread after its first part until the worker tells it to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.loop = asyncio.get_running_loop()
+        self.first_part = asyncio.Event()
+        self.told_to_stop = threading.Event()
+
+    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
+        stored = super().write(key, chunks)
+        self.loop.call_soon_threadsafe(self.first_part.set)
+        assert self.told_to_stop.wait(60)
+        return stored
+
+
+@pytest.fixture(scope="module")
+async def source(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """Ten rows of each of two tenants, and a view that takes seconds to read."""
+    async with fresh_database(postgres) as dsn:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                """CREATE TABLE interaction AS
+                   SELECT i AS id, timestamptz '2026-01-01' + i * interval '1 s' AS at, 't' || i % 2 + 1 AS tenant,
+                          repeat('canary of t' || i % 2 + 1, 20) AS text FROM generate_series(1, 20) i"""
+            )
+            connection.execute("CREATE TABLE note AS SELECT 1 AS id, timestamptz '2026-01-01' AS at")
+            connection.execute(
+                """CREATE VIEW endless AS
+                   SELECT i AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant, md5(i::text) || md5((-i)::text) AS x
+                   FROM generate_series(1, 400000) i"""
+            )
+        yield dsn
+
+
+@pytest.fixture
+def sources(source: str, tmp_path: Path) -> Sources:
+    (tmp_path / "ucs.dsn").write_text(source)
+    (tmp_path / "sources.toml").write_text(SOURCES.format(folder=tmp_path))
+    return Sources.load(tmp_path / "sources.toml")
+
+
+@pytest.fixture(scope="module")
+def recipient() -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+    return identity("recipient")
+
+
+@pytest.fixture
+async def certificate(store: Store, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]) -> x509.Certificate:
+    """The recipient's certificate, added by an event as job_api sends it."""
+    await store.keep_certificate(added(recipient[1]))
+    return recipient[1]
+
+
+@pytest.fixture
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+async def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
+    held = Held(tmp_path / "objects")
+
+    class Stop(threading.Event):
+        def set(self) -> None:
+            super().set()
+            held.told_to_stop.set()
+
+    monkeypatch.setattr(loops, "Stop", Stop)
+    return held
+
+
+@pytest.fixture
+def worker(
+    settings: Settings, store: Store, objects: ObjectStore, sources: Sources, signing_key: SigningKey, ticks: Any
+) -> Worker:
+    return Worker(settings, store, objects, sources, signing_key, ticks)
+
+
+def added(certificate: x509.Certificate) -> CertificateAdded:
+    return CertificateAdded(
+        occurred_at=SLOT,
+        tenant="t1",
+        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+        actor="admin",
+        pem=certificate.public_bytes(Encoding.PEM).decode(),
+        not_after=certificate.not_valid_after_utc,
+    )
+
+
+def stored_files(tmp_path: Path) -> list[str]:
+    return files(tmp_path / "objects")
+
+
+async def manifest_of(store: Store, run_id: UUID) -> bytes:
+    download = await store.start_download("t1", manifest_id(run_id), "test")
+    assert download is not None
+    assert download.body is not None
+    return download.body
+
+
+async def failure_of(database: Database, run_id: UUID) -> tuple[str, str, int]:
+    """How the run ended, why, and at which attempt."""
+    event = (await published(database, run_id))[-1]
+    return type(event).__name__, event.reason, event.attempt
+
+
+async def test_an_attempt_turns_the_tenants_rows_into_signed_and_sealed_files(
+    worker: Worker,
+    store: Store,
+    database: Database,
+    tmp_path: Path,
+    signing_key: SigningKey,
+    recipient: tuple[rsa.RSAPrivateKey, x509.Certificate],
+    certificate: x509.Certificate,
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+
+    assert await worker.step() == 1
+    assert await worker.step() == 0
+
+    *_, stored, succeeded = await published(database, request.run_id)
+    assert names([stored, succeeded]) == ["ArtifactStored", "RunSucceeded"]
+    kept = (tmp_path / "objects" / f"{request.run_id}/1/0001").read_bytes()
+    assert stored_files(tmp_path) == [f"{request.run_id}/1/0001"]
+    assert (stored.part.size_bytes, stored.part.sha256) == (len(kept), hashlib.sha256(kept).hexdigest())
+    assert stored.part.file_name == f"export-{request.run_id}-0001-of-0001.zip.p7m"
+    with zipfile.ZipFile(io.BytesIO(b"".join(unseal(io.BytesIO(kept), *recipient)))) as opened:
+        content = opened.read(f"Interaction-{request.run_id}-0001.jsonl")
+    assert [json.loads(line)["id"] for line in content.splitlines()] == list(range(2, 21, 2))
+    assert b"canary of t2" not in content
+
+    body = await manifest_of(store, request.run_id)
+    public: Any = load_pem_public_key(signing_key.public_pem.encode())
+    manifest = verify(body, public)
+    assert digest(body) == succeeded.manifest_sha256
+    assert manifest["parts"][0]["stored_sha256"] == stored.part.sha256
+    assert manifest["parts"][0]["plain_sha256"] == digest(content)
+    assert manifest["recipients"] == [certificate.fingerprint(hashes.SHA256()).hex()]
+    assert (manifest["rows"], manifest["attempt"], manifest["tenant"]) == (10, 1, "t1")
+    assert manifest["snapshot"] == succeeded.snapshot
+    assert manifest["previous_manifest_sha256"] is None
+
+
+async def test_each_run_of_a_job_signs_the_hash_of_the_manifest_before(
+    worker: Worker, store: Store, certificate: x509.Certificate
+) -> None:
+    first = requested()
+    second = requested(job_id=first.job_id)
+    for request in (first, second):
+        await store.queue_run(request)
+        await worker.step()
+
+    manifest = json.loads(await manifest_of(store, second.run_id))
+
+    assert manifest["previous_manifest_sha256"] == digest(await manifest_of(store, first.run_id))
+
+
+async def test_a_large_answer_is_split_and_every_part_is_published(
+    worker: Worker, store: Store, database: Database, tmp_path: Path, certificate: x509.Certificate
+) -> None:
+    request = requested(type="endless", split_bytes=8 * 1024**2)
+    await store.queue_run(request)
+
+    await worker.step()
+
+    events = await published(database, request.run_id)
+    parts = [event.part for event in events if type(event).__name__ == "ArtifactStored"]
+    assert [part.number for part in parts] == list(range(1, len(parts) + 1))
+    assert len(parts) > 1
+    assert sum(part.rows for part in parts) == events[-1].rows == 400_000
+    assert len(stored_files(tmp_path)) == len(parts)
+
+
+async def test_a_source_of_one_tenant_needs_no_tenant_column_and_is_closed_to_others(
+    worker: Worker, store: Store, database: Database, certificate: x509.Certificate
+) -> None:
+    own, foreign = (requested(source="private", type="note", tenant=tenant) for tenant in ("t1", "t2"))
+    await store.keep_certificate(added(certificate).model_copy(update={"tenant": "t2"}))
+    for request in (own, foreign):
+        await store.queue_run(request)
+        await worker.step()
+
+    assert (await published(database, own.run_id))[-1].rows == 1
+    assert await failure_of(database, foreign.run_id) == ("RunFailed", "source_unknown", 1)
+
+
+@pytest.mark.parametrize("known", ["none", "expired", "of another tenant", "not named"])
+async def test_without_a_valid_certificate_the_run_fails_and_no_byte_is_written(
+    worker: Worker, store: Store, database: Database, tmp_path: Path, known: str
+) -> None:
+    event = added(identity("late", ends_in=timedelta(hours=-1) if known == "expired" else timedelta(days=1))[1])
+    if known != "none":
+        tenant = "t2" if known == "of another tenant" else "t1"
+        await store.keep_certificate(event.model_copy(update={"tenant": tenant}))
+    request = requested(recipients=("00" * 32,) if known == "not named" else None)
+    await store.queue_run(request)
+
+    assert await worker.step() == 1
+
+    assert await failure_of(database, request.run_id) == ("RunFailed", "certificate_required", 1)
+    assert stored_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ({"source": "nowhere"}, "source_unknown"),
+        ({"type": "parcel"}, "source_unknown"),
+        ({"type": "gone"}, "source_refused"),
+        ({"fields": ("id", "subject")}, "source_refused"),
+    ],
+)
+async def test_what_trying_again_can_not_help_fails_at_the_first_attempt(
+    worker: Worker,
+    store: Store,
+    database: Database,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    question: dict[str, Any],
+    reason: str,
+) -> None:
+    request = requested(**question)
+    await store.queue_run(request)
+
+    assert await worker.step() == 1
+
+    assert await failure_of(database, request.run_id) == ("RunFailed", reason, 1)
+    assert stored_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("dsn", "reason"),
+    [("postgresql://postgres@127.0.0.1:1/postgres", "export_failed"), (None, "source_unconfigured")],
+)
+async def test_a_source_that_comes_back_is_read_by_the_next_attempt(
+    worker: Worker,
+    store: Store,
+    database: Database,
+    tmp_path: Path,
+    source: str,
+    certificate: x509.Certificate,
+    dsn: str | None,
+    reason: str,
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+    reference = tmp_path / "ucs.dsn"
+    reference.write_text(dsn) if dsn else reference.unlink()
+
+    assert await worker.step() == 1
+    assert await failure_of(database, request.run_id) == ("RunAttemptFailed", reason, 1)
+    reference.write_text(source)
+    assert await worker.step() == 1
+
+    (*_, succeeded) = await published(database, request.run_id)
+    assert (type(succeeded).__name__, succeeded.attempt) == ("RunSucceeded", 2)
+    assert stored_files(tmp_path) == [f"{request.run_id}/2/0001"]
+
+
+async def test_what_a_dead_attempt_stored_is_removed_by_the_next_one(
+    worker: Worker,
+    store: Store,
+    database: Database,
+    objects: ObjectStore,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+    dead = await store.claim_run("killed", LEASE)
+    assert dead is not None
+    objects.write(f"{dead.prefix}/0001", [b"half an answer"])
+    await expire_lease(database, request.run_id)
+
+    await worker.step()
+
+    assert stored_files(tmp_path) == [f"{request.run_id}/2/0001"]
+
+
+async def test_a_fenced_attempt_stops_and_removes_its_own_bytes_only(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    request = requested(type="endless", split_bytes=1024**2)
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).step())
+    await held.first_part.wait()
+    await expire_lease(database, request.run_id)
+    winner = await store.claim_run("second", LEASE)
+    assert winner is not None
+    ObjectStore(tmp_path / "objects").write(f"{winner.prefix}/0001", [b"the winner's"])
+
+    assert await working == 1
+
+    assert stored_files(tmp_path) == [f"{winner.prefix}/0001"]
+    run = await run_row(database, request.run_id)
+    assert (run["state"], run["attempt"], run["worker"]) == ("running", 2, "second")
+
+
+async def test_an_attempt_that_can_not_renew_its_lease_stops_before_it_ends(
+    settings: Settings,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    class Unreachable(Store):
+        async def beat(self, claim: Claim, lease: timedelta) -> None:
+            raise ConnectionRefusedError
+
+    store = Unreachable(database, timedelta(days=30))
+    request = requested(type="endless", split_bytes=1024**2)
+    await store.queue_run(request)
+    short = settings.model_copy(update={"lease": timedelta(seconds=3)})
+    working = asyncio.create_task(Worker(short, store, held, sources, signing_key, ticks).step())
+
+    await asyncio.to_thread(held.told_to_stop.wait)
+    assert await store.claim_run("second", LEASE) is None  # the lease still holds
+
+    assert await working == 1
+    assert stored_files(tmp_path) == []
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted"]
+
+
+async def test_an_attempt_that_only_seems_fenced_keeps_its_files(
+    settings: Settings,
+    database: Database,
+    objects: ObjectStore,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    class LostReply(Store):
+        """Commits, does not hear of it, and asks again."""
+
+        async def succeed(self, claim: Claim, outcome: Outcome, seal_manifest: SealManifest) -> None:
+            await super().succeed(claim, outcome, seal_manifest)
+            await super().succeed(claim, outcome, seal_manifest)
+
+    store = LostReply(database, timedelta(days=30))
+    request = requested()
+    await store.queue_run(request)
+
+    assert await Worker(settings, store, objects, sources, signing_key, ticks).step() == 1
+
+    assert names(await published(database, request.run_id)).count("RunSucceeded") == 1
+    assert stored_files(tmp_path) == [f"{request.run_id}/1/0001"]
+
+
+async def test_a_stopped_worker_hands_its_run_over_and_tells_progress_until_then(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loops, "PROGRESS", timedelta(milliseconds=10))
+    told = asyncio.Event()
+
+    class Telling(Ticks):
+        async def publish(self, records: Iterable[Record]) -> None:
+            await super().publish(records)
+            told.set()
+
+    ticks: Any = Telling()
+    request = requested(attempts=1, type="endless", split_bytes=4 * 1024**2)
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).run())
+    await held.first_part.wait()
+    await told.wait()
+
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+    assert await failure_of(database, request.run_id) == ("RunAttemptFailed", "worker_stopped", 1)
+    assert (await run_row(database, request.run_id))["state"] == "queued"
+    assert stored_files(tmp_path) == []
+    again = await store.claim_run("second", LEASE)
+    assert again is not None
+    assert (again.attempt, again.attempts_allowed) == (2, 2)
+    first = ticks.progress[0].progress
+    assert (first.attempt, first.sequence, first.total) == (1, 1, 400_000)
+    assert 0 < first.rows < 400_000

@@ -1,0 +1,70 @@
+"""A migrated database and a store on it, and a client of the HTTP edge."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from deploy.local.postgres import EmbeddedPostgres
+from services.history import api
+from services.history.config import Settings
+from services.history.store import Store
+from shared.auth import Authenticator, issue
+from shared.database import Database, connect
+from shared.http import create_app
+from tests.conftest import fresh_database
+from tests.history.events import empty
+
+ISSUER = "https://issuer.test"
+
+HeadersFor = Callable[[str], dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+async def history_database(postgres: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIterator[Database]:
+    async with fresh_database(postgres, templates["history"]) as dsn, connect(dsn, "history") as database:
+        yield database
+
+
+@pytest.fixture
+async def database(history_database: Database) -> Database:
+    """An empty database. Emptying costs 10 ms, copying the template 200 ms of CPU time."""
+    await empty(history_database)
+    return history_database
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    return Store(database)
+
+
+@pytest.fixture
+async def client(store: Store, tmp_path: Path, token_key: Ed25519PrivateKey) -> AsyncIterator[httpx.AsyncClient]:
+    public = tmp_path / "tokens.pem"
+    public.write_bytes(token_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    settings = Settings(
+        http_port=1,
+        postgres="postgresql://127.0.0.1:1/none",
+        kafka="127.0.0.1:1",
+        auth_issuer=ISSUER,
+        auth_public_key=public,
+    )
+    app = create_app("CDDS history", Authenticator(settings), {})
+    app.include_router(api.router(store))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://history") as client:
+        yield client
+
+
+@pytest.fixture
+def headers_for(token_key: Ed25519PrivateKey) -> HeadersFor:
+    """`headers_for("t1")`: what a viewer of that tenant sends."""
+
+    def make(tenant: str) -> dict[str, str]:
+        token = issue(token_key, ISSUER, subject="v", tenant=tenant, role="viewer", lifetime=timedelta(hours=1))
+        return {"Authorization": f"Bearer {token}"}
+
+    return make

@@ -1,0 +1,223 @@
+"""What the other services say about runs, for history's tests."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4, uuid5
+
+from shared.database import Database
+from shared.events import (
+    ArtifactDeleted,
+    ArtifactDownloaded,
+    ArtifactStored,
+    CertificateRemoved,
+    Event,
+    Part,
+    Progress,
+    Question,
+    RunAttemptFailed,
+    RunCancelled,
+    RunFailed,
+    RunNowRequested,
+    RunProgressed,
+    RunQueued,
+    RunRequested,
+    RunStarted,
+    RunSucceeded,
+    Slot,
+    SlotSkipped,
+    Trigger,
+)
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Run:
+    """Makes the events of one run, each a second later than the one before."""
+
+    def __init__(self, tenant: str = "t1", job_id: UUID | None = None, start: datetime = START) -> None:
+        self.tenant = tenant
+        self.job_id = job_id or uuid4()
+        self.run_id = uuid4()
+        self.now = start
+        self.version = 0
+        self.attempt = 0
+        self.sequence = 0
+
+    def requested(self) -> RunRequested:
+        question = Question(
+            source="ucs",
+            type="interaction",
+            media_types="all",
+            interval_from=None,
+            interval_to=START,
+            split_bytes=None,
+            format="jsonl",
+            encryption="gcm",
+            recipients=None,
+        )
+        slot = Slot(key=f"manual:{self.run_id}", at=START, trigger=Trigger.MANUAL)
+        return RunRequested(**self._about(), job_version=1, slot=slot, question=question, title="Interactions")
+
+    def queued(self) -> RunQueued:
+        return RunQueued(**self._changed())
+
+    def started(self) -> RunStarted:
+        self.attempt += 1
+        self.sequence = 0
+        return RunStarted(**self._changed(), worker=f"w{self.attempt}")
+
+    def progressed(self, *, attempt: int | None = None, sequence: int | None = None) -> RunProgressed:
+        self.sequence += 1
+        progress = Progress(
+            attempt=self.attempt if attempt is None else attempt,
+            sequence=self.sequence if sequence is None else sequence,
+            rows=1,
+            bytes=1,
+            total=10,
+            percent=10.0,
+            remaining_seconds=1.0,
+        )
+        return RunProgressed(**self._about(), progress=progress)
+
+    def attempt_failed(self) -> RunAttemptFailed:
+        return RunAttemptFailed(**self._changed(), reason="export_failed", message=f"attempt {self.attempt}")
+
+    def succeeded(self, parts: int = 2) -> list[Event]:
+        """The parts and the end, as one transaction of the exporter tells them: with one version."""
+        about = self._changed()
+        stored = [
+            ArtifactStored(**about, part=self.part(number), expires_at=self.now + timedelta(days=30))
+            for number in range(1, parts + 1)
+        ]
+        end = RunSucceeded(
+            **about,
+            rows=10,
+            bytes=100,
+            parts=parts,
+            snapshot="1:1:",
+            manifest_id=uuid5(self.run_id, "manifest"),
+            manifest_sha256="ab" * 32,
+        )
+        return [*stored, end]
+
+    def failed(self) -> RunFailed:
+        return RunFailed(**self._changed(), reason="source_refused", message="There is no such table.")
+
+    def cancelled(self) -> RunCancelled:
+        return RunCancelled(**self._changed(), actor="operator")
+
+    def part(self, number: int) -> Part:
+        artifact_id = uuid5(self.run_id, f"part/{number}")
+        name = f"export-{number:04}.zip.p7m"
+        return Part(artifact_id=artifact_id, number=number, file_name=name, size_bytes=9, rows=5, sha256="cd" * 32)
+
+    def downloaded(self, number: int) -> ArtifactDownloaded:
+        about = self._about(without="job_id")
+        return ArtifactDownloaded(**about, artifact_id=self.part(number).artifact_id, actor="operator")
+
+    def deleted(self, number: int) -> ArtifactDeleted:
+        about = self._about(without="job_id")
+        return ArtifactDeleted(**about, artifact_id=self.part(number).artifact_id, reason="expired", actor="retention")
+
+    def _about(self, without: str = "") -> dict[str, Any]:
+        self.now += timedelta(seconds=1)
+        about = {"occurred_at": self.now, "tenant": self.tenant, "run_id": self.run_id, "job_id": self.job_id}
+        return {name: value for name, value in about.items() if name != without}
+
+    def _changed(self) -> dict[str, Any]:
+        self.version += 1
+        return {**self._about(), "version": self.version, "attempt": self.attempt}
+
+
+def finished_run(**where: Any) -> tuple[Run, list[Event]]:
+    """A run that succeeded at its first attempt, and all its events."""
+    run = Run(**where)
+    return run, [run.requested(), run.queued(), run.started(), run.progressed(), *run.succeeded()]
+
+
+def streams(random: Random) -> list[list[Event]]:
+    """Lives of a few runs of two jobs and what happens beside them; each list is one key of one topic, in order."""
+    found: list[list[Event]] = []
+    for tenant in ("t1", "t2"):
+        job_id = uuid4()
+        runs = [Run(tenant, job_id) for _ in range(random.randint(1, 3))]
+        skipped = SlotSkipped(
+            occurred_at=START,
+            tenant=tenant,
+            job_id=job_id,
+            job_version=1,
+            slot=Slot(key="schedule:x", at=START, trigger=Trigger.SCHEDULE),
+            reason="overlap",
+        )
+        found.append([*(run.requested() for run in runs), skipped])
+        found.append([RunNowRequested(occurred_at=START, tenant=tenant, job_id=job_id, actor="a") for _ in range(2)])
+        found.append([CertificateRemoved(occurred_at=START, tenant=tenant, fingerprint="f", actor="a")])
+        found += [life(run, random) for run in runs]
+    return found
+
+
+def life(run: Run, random: Random) -> list[Event]:
+    """The exporter's events of one run: some attempts, and mostly an end."""
+    events: list[Event] = [run.queued()]
+    for last in [False] * random.randint(0, 2) + [True]:
+        events.append(run.started())
+        events += [run.progressed() for _ in range(random.randint(0, 3))]
+        if not last:
+            events.append(run.attempt_failed())
+    match random.randint(0, 4):
+        case 0:
+            events.append(run.failed())
+        case 1:
+            events.append(run.cancelled())
+        case 2:
+            pass
+        case _:
+            events += [*run.succeeded(), run.downloaded(1), run.deleted(1)]
+    return events
+
+
+def delivered(found: Sequence[Sequence[Event]], random: Random) -> list[list[Event]]:
+    """The streams as a consumer group may get them: interleaved, rewound now and then, in batches of any size."""
+    positions = [0] * len(found)
+    order: list[Event] = []
+    while unread := [n for n, stream in enumerate(found) if positions[n] < len(stream)]:
+        chosen = random.choice(unread)
+        order.append(found[chosen][positions[chosen]])
+        positions[chosen] += 1
+        if random.random() < 0.15:
+            positions[chosen] -= random.randint(1, positions[chosen])
+    batches: list[list[Event]] = []
+    while order:
+        size = random.randint(1, 12)
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+async def empty(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
+        await connection.execute("TRUNCATE events, executions, artifacts, artifact_deletions")
+
+
+async def everything(database: Database, *, progress: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """All rows of all tables; progress may be left out, because a lost tick changes nothing else."""
+    async with database.transaction() as connection:
+        rows = {
+            table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} ORDER BY 1")]
+            for table in ("events", "executions", "artifacts", "artifact_deletions")
+        }
+    if not progress:
+        for row in rows["executions"]:
+            for column in ("progress", "progress_attempt", "progress_sequence"):
+                del row[column]
+    return rows
+
+
+async def execution(database: Database, run_id: UUID) -> dict[str, Any]:
+    async with database.transaction() as connection:
+        row = await connection.fetchrow("SELECT * FROM executions WHERE run_id = $1", run_id)
+    assert row is not None
+    return dict(row)
