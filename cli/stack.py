@@ -1,7 +1,6 @@
 """`cdds up`, `down`, `token` and `republish`: the local stack."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from rich.markup import escape
 from cli.console import Exit, Failure, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
-from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Secrets, Stack
+from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Secrets, Stack, running
 from deploy.local.stack import republish as republish_outboxes
 
 Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]
@@ -51,12 +50,12 @@ def up(
 
 def down(data: Data = Path(".cdds")) -> None:
     """Stop the stack that runs in the background."""
-    running = _running(data)
-    if running is None:
+    found = running(data)
+    if found is None:
         out.print("No stack is running here.")
         return
-    os.kill(running["pid"], signal.SIGTERM)
-    while _alive(running["pid"]):
+    os.kill(found["pid"], signal.SIGTERM)
+    while running(data):
         time.sleep(0.1)
     out.print("Stopped.")
 
@@ -79,7 +78,7 @@ def republish(
     data: Data = Path(".cdds"),
 ) -> None:
     """Publish every kept event once more, after a broker lost records; consumers change nothing they know."""
-    dsn = postgres or (_running(data) or {}).get("postgres")
+    dsn = postgres or (running(data) or {}).get("postgres")
     if dsn is None:
         raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
     try:
@@ -120,47 +119,28 @@ async def _run(options: Options, *, fill: bool) -> None:
 
 
 def _start_detached(data: Path) -> None:
-    if _running(data) is None:
-        data.mkdir(parents=True, exist_ok=True)
+    found = running(data)
+    if found is None:
         log = data / "logs" / "stack.log"
-        log.parent.mkdir(exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cli", *(part for part in sys.argv[1:] if part != "--detach")]
         with log.open("a") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         deadline = time.monotonic() + START_PATIENCE_SECONDS
-        while _running(data) is None:
+        while (found := running(data, child.pid)) is None:
             if child.poll() is not None or time.monotonic() > deadline:
                 raise Failure(f"the stack did not start; {log} says why")
             time.sleep(0.2)
-    running = _running(data)
-    assert running is not None
-    _print_addresses(running, data)
+    _print_addresses(found, data)
 
 
-def _print_addresses(running: dict[str, Any], data: Path) -> None:
+def _print_addresses(described: dict[str, Any], data: Path) -> None:
     admin = Secrets(data / "secrets").token(tenant="acme", role="admin", subject="admin@acme")
-    out.print(f"\n[bold]CDDS is up[/]   {running['url']}/api/v1", highlight=False)
-    for name, service in running["services"].items():
+    out.print(f"\n[bold]CDDS is up[/]   {described['url']}/api/v1", highlight=False)
+    for name, service in described["services"].items():
         out.print(f"  {name:9} {service['url']}/docs", highlight=False)
-    out.print(f"  kafka     {running['kafka']}\n  postgres  {running['postgres']}", highlight=False)
+    out.print(f"  kafka     {described['kafka']}\n  postgres  {described['postgres']}", highlight=False)
     out.print("\nA token (tenant acme, role admin, 7 days; `cdds token` makes others):")
     typer.echo(admin)
-
-
-def _running(data: Path) -> dict[str, Any] | None:
-    """What `stack.json` says, if the process that wrote it lives."""
-    try:
-        described: dict[str, Any] = json.loads((data / "stack.json").read_bytes())
-    except FileNotFoundError:
-        return None
-    return described if _alive(described["pid"]) else None
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

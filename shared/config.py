@@ -28,6 +28,8 @@ class ServiceSettings(ProcessSettings):
     """DSN of the service's database; its role may create the service's schema and roles."""
     kafka: str
     """Bootstrap addresses, `host:port`, comma-separated."""
+    kafka_fetch_pause: timedelta = timedelta(0)
+    """A pause between fetches, for a broker that answers an empty fetch at once, as the embedded one does."""
     kafka_partitions: int = Field(default=6, ge=1)
     kafka_replication: int = Field(default=1, ge=1)
     kafka_member: str | None = None

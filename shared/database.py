@@ -27,10 +27,13 @@ _OUTAGES: Final = (
     OSError,  # TimeoutError and the refusals to connect among them
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,  # "connection is closed" has no class of its own
+    asyncpg.InternalClientError,  # an idle connection says so between the server's farewell and its end
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
@@ -135,6 +138,8 @@ async def connect(dsn: str, service: str, *, outbox: bool = False) -> AsyncGener
             "role": f"{service}_worker",
             "search_path": service,
             "timezone": "UTC",
+            # Transactions take milliseconds; one of a process that was frozen inside must not keep its locks.
+            "idle_in_transaction_session_timeout": "30s",
         },
     ) as pool:
         yield Database(pool, service)

@@ -6,14 +6,14 @@ when PostgreSQL or the broker stays away.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import reduce
 from operator import or_
 from typing import Any, Final, TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
@@ -30,6 +30,8 @@ E = TypeVar("E", bound=Event)
 HANDLER_TRIES: Final = 3
 """A handler that fails on a record is tried at once, after 0.1 s and after 0.4 s; then the record is dead-lettered."""
 STALLED_AFTER: Final = timedelta(seconds=60)
+FETCH_SECONDS: Final = 0.01
+"""Long enough for a fetch or two, each of up to 8 MiB a partition."""
 STOP_GRACE_SECONDS: Final = 3
 """What a handler gets to end at a stop, before its record is left to the next start."""
 
@@ -119,13 +121,15 @@ class Inbox:
         subscriber(consume)
         return broker
 
-    async def run(self, bootstrap: str) -> None:
+    async def run(self, bootstrap: str, fetch_pause: timedelta = timedelta(0)) -> None:
         """Consume until cancelled; raises when an outage outlasts the patience."""
         broker = self.broker(bootstrap)
         try:
             await broker.start()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(broker))
+                if fetch_pause:
+                    tasks.create_task(self._pause_between_fetches(broker, fetch_pause.total_seconds()))
                 await self._failed
         finally:
             async with asyncio.timeout(10):
@@ -214,23 +218,37 @@ class Inbox:
         """Measure the lag; raises when the broker stays away or the consumer has gone silent."""
         loop = asyncio.get_running_loop()
         answered_at = loop.time()
+        patience = self._patience.total_seconds()
+        seconds = min(5, max(1, patience))
         while True:
-            await asyncio.sleep(5)
+            await asyncio.sleep(seconds)
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(2 * seconds):
                     await self._measure(broker)
                 answered_at = loop.time()
                 await self.check()
             except (KafkaError, TimeoutError) as error:
                 log.warning("broker does not answer", error=repr(error))
-                if loop.time() - answered_at > self._patience.total_seconds():
+                if loop.time() - answered_at > patience:
                     raise
+
+    async def _pause_between_fetches(self, broker: KafkaBroker, seconds: float) -> None:
+        """Hold the consumer back: without long polling it would ask thousands of times a second (seen: 3,500)."""
+        while True:
+            await asyncio.sleep(FETCH_SECONDS)
+            for consumer in _consumers(broker):
+                consumer.pause(*consumer.assignment())
+            await asyncio.sleep(seconds)
+            for consumer in _consumers(broker):
+                consumer.resume(*consumer.assignment())
 
     async def _measure(self, broker: KafkaBroker) -> None:
         self._lag = 0
-        for subscriber in broker.subscribers:
-            consumer: AIOKafkaConsumer | None = getattr(subscriber, "consumer", None)
-            if consumer is None or not (partitions := consumer.assignment()):
+        for consumer in _consumers(broker):
+            # A broker that lost its data has lost the topics; they are made at the start of a service.
+            if missing := [topic for topic in self.topics if not consumer.partitions_for_topic(topic)]:
+                raise UnknownTopicOrPartitionError(", ".join(missing))
+            if not (partitions := consumer.assignment()):
                 continue
             behind = dict.fromkeys(self.topics, 0)
             for partition, end in (await consumer.end_offsets(partitions)).items():
@@ -240,6 +258,14 @@ class Inbox:
                 self._lag += lag
         if self._lag == 0:
             self._moved_at = asyncio.get_running_loop().time()
+
+
+def _consumers(broker: KafkaBroker) -> Iterator[AIOKafkaConsumer]:
+    """The consumers of the broker's subscribers that are connected."""
+    for subscriber in broker.subscribers:
+        consumer: AIOKafkaConsumer | None = getattr(subscriber, "consumer", None)
+        if consumer is not None:
+            yield consumer
 
 
 def _ids(run: Sequence[tuple[RawRecord, Event]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaTimeoutError, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
@@ -66,8 +66,9 @@ class Record:
 class Producer:
     """An idempotent producer that waits for all in-sync replicas."""
 
-    def __init__(self, kafka: AIOKafkaProducer) -> None:
+    def __init__(self, kafka: AIOKafkaProducer, patience: timedelta) -> None:
         self._kafka = kafka
+        self._patience = patience
 
     async def publish(self, records: Iterable[Record]) -> None:
         """Return when Kafka has acknowledged every record; raises KafkaError when it did not within the patience.
@@ -97,7 +98,12 @@ class Producer:
                 batch.append(key=key, value=value, timestamp=None, headers=headers)
         for place in list(filling):
             await send(*place)
-        await asyncio.gather(*sent)
+        try:
+            # aiokafka's own bound restarts with every retry.
+            async with asyncio.timeout(2 * self._patience.total_seconds()):
+                await asyncio.gather(*sent)
+        except TimeoutError as error:
+            raise KafkaTimeoutError from error
         for topic, count in counts.items():
             PUBLISHED.labels(topic).inc(count)
 
@@ -135,7 +141,7 @@ async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGen
     )
     await kafka.start()
     try:
-        yield Producer(kafka)
+        yield Producer(kafka, patience)
     finally:
         await kafka.stop()
 

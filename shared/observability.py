@@ -24,10 +24,12 @@ def configure(service: str, *, json: bool, level: str) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Without local variables, which hold tokens and DSNs, and take seconds to print.
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
         if json
-        else [structlog.dev.ConsoleRenderer(colors=False)]
+        else [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)]
     )
     structlog.configure(
         processors=[*shared_steps, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -36,6 +38,7 @@ def configure(service: str, *, json: bool, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_Seldom("aiokafka"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared_steps,
@@ -47,3 +50,22 @@ def configure(service: str, *, json: bool, level: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("cdds").setLevel(level.upper())
     structlog.contextvars.bind_contextvars(service=service)
+
+
+class _Seldom(logging.Filter):
+    """Lets a library say the same only once in 10 s: aiokafka repeats itself every 100 ms while the broker is away."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = library
+        self._said_at: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        place = (record.pathname, record.lineno)
+        said_at = self._said_at.get(place)
+        if said_at is not None and record.created - said_at < 10:
+            return False
+        self._said_at[place] = record.created
+        return True

@@ -71,6 +71,11 @@ class Relay:
             if first:
                 # A mark lost in a crash of the server sends an event again, no more: it need not wait for the disk.
                 await connection.execute("SET synchronous_commit = off")
+                # Who is frozen while holding the lock loses it: we look every 50 ms and publish within the patience.
+                await connection.execute(
+                    "SELECT set_config('idle_session_timeout', $1, false)",
+                    f"{self._patience // timedelta(milliseconds=1)}ms",
+                )
                 await self._publish(connection)
 
     async def _publish(self, connection: Connection) -> None:
@@ -112,7 +117,7 @@ class Relay:
         A later row with the same key must not overtake that one, so the next pass begins with it.
         """
         return await connection.fetch(
-            """SELECT id, topic, key, type, tenant, event_id, occurred_at, value
+            """SELECT id, xmin, topic, key, type, tenant, event_id, occurred_at, value
                FROM outbox
                WHERE published_at IS NULL AND id > $2
                  AND $3 = (SELECT count(*) FROM outbox WHERE published_at IS NULL AND id <= $2)
@@ -129,10 +134,14 @@ class Relay:
             failpoints.reached("outbox.sent")
 
     async def _mark(self, connection: Connection, rows: Sequence[asyncpg.Record]) -> None:
+        """Only rows that are as they were read: one that `republish` touched since may be meant for another broker."""
         if rows:
             await connection.execute(
-                "UPDATE outbox SET published_at = now() WHERE id = ANY($1::bigint[])", [row["id"] for row in rows]
-            )
+                """UPDATE outbox SET published_at = now()
+                   FROM unnest($1::bigint[], $2::xid[]) AS sent (id, version)
+                   WHERE outbox.id = sent.id AND outbox.xmin = sent.version""",
+                [row["id"] for row in rows], [row["xmin"] for row in rows],
+            )  # fmt: skip
 
     @property
     def _lock(self) -> str:
@@ -140,6 +149,9 @@ class Relay:
 
 
 async def republish(connection: DirectConnection, schema: str) -> int:
-    """Make every published event of `schema` due again, in its old order; says how many."""
-    status = await connection.execute(f"UPDATE {schema}.outbox SET published_at = NULL WHERE published_at IS NOT NULL")
+    """Make every event of `schema` due again, in its old order; says how many.
+
+    Those that are due already are touched, too: the relay may just be publishing them to the broker that was lost.
+    """
+    status = await connection.execute(f"UPDATE {schema}.outbox SET published_at = NULL")
     return int(status.rpartition(" ")[2])

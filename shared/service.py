@@ -44,7 +44,7 @@ class Backbone:
         relay = [Relay(self.database, self.producer, settings.outage_patience).run()] if self.outbox else []
         await runtime.run_all(
             settings,
-            self.inbox.run(settings.kafka),
+            self.inbox.run(settings.kafka, settings.kafka_fetch_pause),
             runtime.serve_http(app, settings.http_host, settings.http_port),
             *relay,
             *work,

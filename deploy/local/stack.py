@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self, TextIO
 
 import asyncpg
 import httpx
@@ -37,12 +37,14 @@ from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, Output, Restartable, StartFailed, Supervised, free_port
 from shared import auth, outbox
+from shared.messaging import ensure_topics
 
 ISSUER: Final = "cdds-local"
 DATABASE: Final = "cdds"
 SOURCES_DATABASE: Final = "cdds_sources"
 SERVICES: Final = ("job_api", "scheduler", "exporter", "history", "console")
 PUBLISHERS: Final = ("job_api", "scheduler", "exporter")
+PARTITIONS: Final = 6
 READY_WITHIN: Final = timedelta(seconds=60)
 
 
@@ -61,6 +63,31 @@ class Options:
     sources: Path | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of services beyond the computed ones, as `CDDS_EXPORTER_LEASE`."""
+
+
+def running(data: Path, child: int | None = None) -> dict[str, Any] | None:
+    """What the stack that is up on this folder tells of itself; None when there is none.
+
+    Its lock says so, since its process id may belong to a zombie by now, or to somebody else; our own `child` needs no
+    such proof.
+    """
+    try:
+        described: dict[str, Any] = orjson.loads((data / "stack.json").read_bytes())
+        if child is not None:
+            return described if described["pid"] == child else None
+        with (data / "lock").open() as lock:
+            return None if _locked(lock) else described
+    except FileNotFoundError:
+        return None
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock on `file` until it is closed; False when another process has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Secrets:
@@ -180,11 +207,11 @@ class Stack:
             yield child
 
     async def _start(self) -> None:
-        lock = self._exit.enter_context((self.data / "lock").open("w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`") from error
+        if not _locked(self._exit.enter_context((self.data / "lock").open("a"))):
+            raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`")
+        # A killed stack could not remove it; a stopping one does so last, for `cdds down` waits for that.
+        (self.data / "stack.json").unlink(missing_ok=True)
+        self._exit.callback((self.data / "stack.json").unlink, missing_ok=True)
         if self.postgres is not None:
             await self._supervise("postgres", self.postgres)
             for database in (DATABASE, SOURCES_DATABASE):
@@ -195,8 +222,9 @@ class Stack:
         for name in SERVICES:
             await self._start_service(name, {})
         await asyncio.gather(*(self._ready(name) for name in SERVICES))
-        (self.data / "stack.json").write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
-        self._exit.callback((self.data / "stack.json").unlink, missing_ok=True)
+        unfinished = self.data / "stack.json.new"
+        unfinished.write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
+        unfinished.rename(self.data / "stack.json")
 
     async def _supervise(self, name: str, server: Restartable) -> None:
         self._supervisors[name] = await self._exit.enter_async_context(Supervised(server, report=self._report))
@@ -226,6 +254,8 @@ class Stack:
         stateful = {
             "postgres": self.dsn(),
             "kafka": self.kafka,
+            "kafka_partitions": str(PARTITIONS),
+            "kafka_fetch_pause": "PT0.1S" if isinstance(self.broker, EmbeddedKafka) else "PT0S",
             "kafka_member": f"{service}-1",
             "auth_issuer": ISSUER,
             "auth_public_key": str(self.secrets.token_public_key),
@@ -284,7 +314,7 @@ class Stack:
 
 
 class _Refilled:
-    """A broker that gets all events again when it starts after a crash, or with a new, empty folder."""
+    """A broker that gets its topics and all events again when it starts after a crash, or with a new, empty folder."""
 
     def __init__(self, broker: Broker, dsn: str) -> None:
         self.name = broker.name
@@ -297,6 +327,7 @@ class _Refilled:
         empty = not self._broker.data.exists()
         await self._broker.start()
         if empty or self._broker.started_after_crash:
+            await ensure_topics(self._broker.bootstrap, PARTITIONS, replication=1)
             await republish(self._dsn)
 
 

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import BrokerResponseError
 
 from shared import outbox
-from shared.database import Connection, Database, database_now
+from shared.database import Connection, Database, DirectConnection, database_now
 from shared.events import CertificateRemoved
 from shared.messaging import Producer, Record, decode, ensure_topics, producer
 from shared.outbox import Relay
@@ -161,3 +161,21 @@ async def test_only_acknowledged_rows_are_marked_when_the_producer_fails(databas
             await Relay(database, cast(Producer, FailsOnTheSecondBatch()), PATIENCE).publish_pending(connection)
         marked = await connection.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NOT NULL")
     assert marked == outbox.BATCH_ROWS
+
+
+async def test_what_is_republished_while_it_is_on_its_way_is_published_once_more(database_of: DatabaseOf) -> None:
+    database, gate = await database_of("job_api"), Gate()
+    relay = Relay(database, cast(Producer, gate), PATIENCE)
+    await write(database, "t", range(2))
+    async with database.session() as connection, database.session() as operator:
+        passing = asyncio.create_task(relay.publish_pending(connection))
+        await gate.entered.wait()
+        # The broker that acknowledges may have lost the first of the two in a crash between them.
+        await operator.execute("SET ROLE NONE")
+        assert await outbox.republish(cast(DirectConnection, operator), "job_api") == 2
+        gate.opened.set()
+        await passing
+        while await relay.publish_pending(connection):
+            pass
+        assert await connection.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0
+    assert [number for _, number in gate.published] == [0, 1, 0, 1]
