@@ -33,7 +33,11 @@ class ServiceSettings(ProcessSettings):
     kafka_partitions: int = Field(default=6, ge=1)
     kafka_replication: int = Field(default=1, ge=1)
     kafka_member: str | None = None
-    """A name that this replica alone has and keeps over restarts: it then gets its partitions back at once."""
+    """A name that this replica alone has and keeps over restarts, for brokers that do not forget dead members.
+
+    Leave it out with Apache Kafka: it gives a member that returns its old partitions back at once, but does not notice
+    then that topics were made meanwhile (KIP-814).
+    """
     auth_issuer: str
     auth_audience: str = "cdds"
     auth_jwks_url: str | None = None

@@ -201,7 +201,10 @@ class Stack:
         """One more process of a service, with an HTTP port of its own that nobody is told of."""
         port = free_port()
         prefix = f"CDDS_{service.upper()}"
-        child = self._child(service, {f"{prefix}_HTTP_PORT": str(port), f"{prefix}_KAFKA_MEMBER": f"{service}-2"})
+        environment = {f"{prefix}_HTTP_PORT": str(port)}
+        if isinstance(self.broker, EmbeddedKafka):
+            environment[f"{prefix}_KAFKA_MEMBER"] = f"{service}-2"
+        child = self._child(service, environment)
         async with Supervised(child, report=self._report):
             await self._ready(service, f"http://127.0.0.1:{port}")
             yield child
@@ -260,6 +263,9 @@ class Stack:
             "auth_issuer": ISSUER,
             "auth_public_key": str(self.secrets.token_public_key),
         }
+        if isinstance(self.broker, EmbeddedKafka):
+            # It never forgets a member that died, and waits for it as long as it runs; one that returns it knows.
+            stateful["kafka_member"] = f"{service}-1"
         sources = {"sources": str(self.options.sources or Path(__file__).with_name("sources.toml"))}
         own = {
             "job_api": {**stateful, **sources},
@@ -314,7 +320,7 @@ class Stack:
 
 
 class _Refilled:
-    """A broker that gets its topics and all events again when it starts after a crash, or with a new, empty folder."""
+    """A broker that gets its topics and all events again whenever it may have lost some."""
 
     def __init__(self, broker: Broker, dsn: str) -> None:
         self.name = broker.name
@@ -324,9 +330,11 @@ class _Refilled:
         self._dsn = dsn
 
     async def start(self) -> None:
-        empty = not self._broker.data.exists()
+        """Start it; one that crashed, is new, or keeps its records in memory is refilled."""
+        is_new = not self._broker.data.exists()
         await self._broker.start()
-        if empty or self._broker.started_after_crash:
+        # Even a clean stop of the embedded broker lost what it had acknowledged while it wrote its snapshot (seen).
+        if is_new or self._broker.started_after_crash or isinstance(self._broker, EmbeddedKafka):
             await ensure_topics(self._broker.bootstrap, PARTITIONS, replication=1)
             await republish(self._dsn)
 

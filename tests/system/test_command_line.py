@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from deploy.local import data
+from deploy.local.stack import SERVICES
 from tests.system.driver import JOB, Recipient, Row, eventually
 from tests.system.stacks import BROKERS, QUICK
 
@@ -103,23 +104,70 @@ async def gone(folder: Path) -> None:
     await eventually(look, within=timedelta(seconds=20), what=f"the end of {processes_of(folder)}")
 
 
-@pytest.mark.parametrize("kafka", BROKERS)
-async def test_a_stack_survives_down_and_up_and_the_death_of_all_its_processes(folder: Path, kafka: str) -> None:
-    up = ("up", "--data", folder, "--kafka", kafka, "--detach")
-    started = cdds(*up)
-    assert started.returncode == 0, started.stderr
-    sources = described(folder)["sources"]
-    await data.create_schema(sources)
-    await data.load_contacts(sources, "ucs", rows=100, tenants={"acme": 1})
-    async with caller(folder) as api:
-        assert (await api.post("/certificates", content=Recipient("acme").pem)).status_code == 201
-        first = await submitted(api, "Before the stop")
-        await succeeded(api, first)
-    down = cdds("down", "--data", folder)
-    assert (down.returncode, down.stdout) == (0, "Stopped.\n")
-    await gone(folder)
+async def started(folder: Path, kafka: str) -> None:
+    """`cdds up --detach`, which must succeed."""
+    up = cdds("up", "--data", folder, "--kafka", kafka, "--detach")
+    assert up.returncode == 0, f"{up.stderr}\n{(folder / 'logs' / 'stack.log').read_text()}"
+    assert described(folder)["url"] in up.stdout
 
-    assert cdds(*up).returncode == 0
+
+@asynccontextmanager
+async def in_the_foreground(folder: Path, kafka: str) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """`cdds up` in a terminal of its own; what it prints is in the file `output` beside `folder`."""
+    output = folder.with_name("output")
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command("up", "--data", folder, "--kafka", kafka),
+            stdout=file, stderr=subprocess.STDOUT, env=environment(), start_new_session=True,
+        )  # fmt: skip
+    try:
+
+        async def up() -> bool:
+            assert process.poll() is None, output.read_text()
+            return (folder / "stack.json").exists()
+
+        await eventually(up, within=timedelta(seconds=START_SECONDS), what="the start")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+async def assert_stopped_in_order(folder: Path) -> None:
+    """Nothing was killed, nothing is left, and every service said goodbye."""
+    await gone(folder)
+    text = folder.with_name("output").read_text()
+    assert "Traceback" not in text
+    goodbye = text.partition("Stopping …")[2]
+    assert all(f"service={service}" in goodbye for service in SERVICES)
+    assert not (folder / "stack.json").exists()
+    assert not list(folder.glob("*/broker.pid"))
+    assert not (folder / "postgres" / "postmaster.pid").exists()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kafka", BROKERS)
+async def test_a_stack_survives_ctrl_c_and_the_death_of_all_its_processes(folder: Path, kafka: str) -> None:
+    async with in_the_foreground(folder, kafka) as running:
+        sources = described(folder)["sources"]
+        await data.create_schema(sources)
+        await data.load_contacts(sources, "ucs", rows=100, tenants={"acme": 1})
+        async with caller(folder) as api:
+            assert (await api.post("/certificates", content=Recipient("acme").pem)).status_code == 201
+            first = await submitted(api, "Before the stop")
+            await succeeded(api, first)
+
+        second_stack = cdds("up", "--data", folder)
+        assert (second_stack.returncode, second_stack.stdout) == (1, "")
+        assert "another stack runs on" in second_stack.stderr
+        assert "Traceback" not in second_stack.stderr
+
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(30) == 0
+        await assert_stopped_in_order(folder)
+
+    await started(folder, kafka)
     # Nobody can read the contacts while we hold this lock, so the run can't end before everything is killed.
     lock = await asyncpg.connect(described(folder)["sources"])
     await lock.execute("BEGIN; LOCK TABLE ucs.contacts IN ACCESS EXCLUSIVE MODE")
@@ -137,50 +185,12 @@ async def test_a_stack_survives_down_and_up_and_the_death_of_all_its_processes(f
     lock.terminate()
     await gone(folder)
 
-    assert cdds(*up).returncode == 0
+    await started(folder, kafka)
     async with caller(folder) as api:
         execution = await succeeded(api, second)
         assert execution["attempt"] == 2
         assert {job["id"] for job in (await api.get("/jobs")).json()["items"]} == {first["id"], second["id"]}
-        await succeeded(api, first)
-    assert cdds("down", "--data", folder).returncode == 0
+    down = cdds("down", "--data", folder)
+    assert (down.returncode, down.stdout) == (0, "Stopped.\n")
     await gone(folder)
     assert cdds("down", "--data", folder).stdout == "No stack is running here.\n"
-
-
-async def test_a_second_stack_on_a_folder_is_refused_and_ctrl_c_stops_the_first_in_order(folder: Path) -> None:
-    output = folder.with_name("output")
-    with output.open("w") as file:
-        first = subprocess.Popen(
-            command("up", "--data", folder), stdout=file, stderr=subprocess.STDOUT, env=environment(),
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-
-        async def up() -> bool:
-            assert first.poll() is None, output.read_text()
-            return (folder / "stack.json").exists()
-
-        await eventually(up, within=timedelta(seconds=START_SECONDS), what="the start")
-
-        second = cdds("up", "--data", folder)
-
-        assert second.returncode == 1
-        assert "another stack runs on" in second.stderr
-        assert "Traceback" not in second.stderr
-        assert first.poll() is None
-        os.killpg(first.pid, signal.SIGINT)
-        assert first.wait(30) == 0, output.read_text()
-    finally:
-        if first.poll() is None:
-            first.kill()
-            first.wait()
-    await gone(folder)
-    assert not (folder / "stack.json").exists()
-    assert not (folder / "kafka-embedded" / "broker.pid").exists()
-    assert not (folder / "postgres" / "postmaster.pid").exists()
-    text = output.read_text()
-    assert text.count("[cdds] service=") >= 5
-    for service in ("job_api", "scheduler", "exporter", "history", "console"):
-        assert f"service={service}" in text.partition("Stopping …")[2]
-    assert "Traceback" not in text
