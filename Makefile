@@ -39,9 +39,9 @@ down: install ## Stop the local stack
 test: install ## The tests that need nothing but Python
 	$(BIN)/pytest -m "not apache and not faults and not slow"
 
-.PHONY: test-system
-test-system: install ## Kills and outages on the embedded broker, and everything on Apache Kafka
-	$(BIN)/pytest -m "(apache or slow) and not faults"
+.PHONY: test-apache
+test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
+	$(BIN)/pytest -m "apache and not slow and not faults"
 
 .PHONY: format
 format: install ## Rewrite the code in the project's format
@@ -56,10 +56,14 @@ lint: install ## Format, lint, types and import contracts, changing nothing
 	$(BIN)/lint-imports
 
 .PHONY: check
-check: lint test test-system ## Everything a commit must pass
+check: lint test test-apache ## Everything a commit must pass
+
+.PHONY: test-slow
+test-slow: install ## Every crash point, broker losses and short outages, on both brokers
+	$(BIN)/pytest -m "slow and not faults"
 
 .PHONY: faults
-faults: install ## The long fault suites: outages, kills, data loss
+faults: install ## The real five-minute outages and what takes as long
 	$(BIN)/pytest -m "faults"
 
 .PHONY: bench-export

@@ -210,7 +210,13 @@ class Stack:
             yield child
 
     async def _start(self) -> None:
-        if not _locked(self._exit.enter_context((self.data / "lock").open("a"))):
+        lock = self._exit.enter_context((self.data / "lock").open("a"))
+        # A stack that was just killed lets go of its files a moment after it is gone from the list of processes.
+        for _ in range(10):
+            if _locked(lock):
+                break
+            await asyncio.sleep(0.1)
+        else:
             raise AlreadyRunning(f"another stack runs on {self.data}; stop it with `cdds down`")
         # A killed stack could not remove it; a stopping one does so last, for `cdds down` waits for that.
         (self.data / "stack.json").unlink(missing_ok=True)

@@ -143,8 +143,13 @@ class Tenant:
         return (await self.read(path, **parameters)).json()
 
     async def submit(self, **changes: Any) -> Row:
-        """Submit `JOB` with `changes`; the accepted job."""
-        answer = await self.api.post("/jobs", json={**JOB, **changes})
+        """Submit `JOB` with `changes`, again while the service is away, as clients are told to; the accepted job."""
+
+        async def ask() -> httpx.Response | None:
+            answer = await self.api.post("/jobs", json={**JOB, **changes})
+            return None if answer.status_code == 503 else answer
+
+        answer = await eventually(ask, what="POST /jobs")
         assert answer.status_code == 201, answer.text
         return answer.json()
 
