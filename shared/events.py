@@ -14,7 +14,7 @@ import uuid_utils.compat
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.clock import UtcDatetime
-from shared.jobs import JobSettings, Retry
+from shared.jobs import Encryption, Format, JobSettings, Masking, Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,17 @@ class JobSuspended(JobEvent):
     """Published by job_api when a job stopped following its schedule."""
 
 
-class JobResumed(JobEvent):
-    """Published by job_api when a job follows its schedule again."""
+Missed = Literal["none", "latest", "all"]
 
-    missed: Literal["none", "latest", "all"] = "none"
+
+class JobResumed(JobEvent):
+    """Published by job_api when a job follows its schedule again.
+
+    `missed` says what shall become of the slots since `missed_since`, when it stopped.
+    """
+
+    missed: Missed = "none"
+    missed_since: UtcDatetime | None = None
 
 
 class JobDeleted(JobEvent):
@@ -149,13 +156,22 @@ class RunNowRequested(JobCommand):
     """Published by job_api when a run was asked for by hand."""
 
 
+Reprocess = Literal["missing", "missing_and_failed", "all"]
+
+
 class BackfillRequested(JobCommand):
-    """Published by job_api when past data intervals were asked for."""
+    """Published by job_api when past data intervals were asked for; the command id is the backfill's id."""
 
     interval_from: UtcDatetime
     interval_to: UtcDatetime
-    reprocess: Literal["missing", "missing_and_failed", "all"] = "missing"
+    reprocess: Reprocess = "missing"
     max_parallel: int = 1
+
+
+class BackfillCancelRequested(JobCommand):
+    """Published by job_api when a backfill shall end, with its runs in progress."""
+
+    backfill_id: UUID
 
 
 class RunCancelRequested(JobCommand):
@@ -227,11 +243,11 @@ class Question(BaseModel):
     interval_from: UtcDatetime | None
     interval_to: UtcDatetime
     split_bytes: int | None
-    format: Literal["jsonl"]
-    encryption: Literal["gcm"]
+    format: Format
+    encryption: Encryption
     recipients: tuple[str, ...] | None
     fields: tuple[str, ...] | None = None
-    masking: dict[str, Literal["hash", "redact"]] | None = None
+    masking: dict[str, Masking] | None = None
 
 
 class ScheduleEvent(Event):
@@ -261,8 +277,15 @@ class RunCancelOrdered(ScheduleEvent):
     actor: str
 
 
+class BackfillStarted(ScheduleEvent):
+    """Published by scheduler when it has divided a backfill into `slots` slots, each of which waits for its turn."""
+
+    backfill_id: UUID
+    slots: int
+
+
 class SlotWaiting(ScheduleEvent):
-    """Published by scheduler when the overlap policy holds a slot back."""
+    """Published by scheduler when a slot is held back by the overlap policy or a backfill's parallel limit."""
 
     slot: Slot
 

@@ -8,12 +8,14 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import orjson
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -21,6 +23,7 @@ from shared.auth import Authenticator, Principal, Scope, Unauthenticated
 from shared.clock import utc_text
 from shared.database import is_outage
 from shared.observability import log
+from shared.openapi import complete
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 PROBLEM_TYPE: Final = "https://cdds.invalid/problems/"
@@ -54,9 +57,25 @@ class Problem(Exception):
         if errors:
             self.body["errors"] = list(errors)
 
-    def response(self) -> JSONResponse:
-        """The problem as an HTTP response."""
-        return JSONResponse(self.body, self.status, self.headers, media_type="application/problem+json")
+    def response(self) -> Response:
+        """The problem as an HTTP response; what can't be written in UTF-8, such as a lone surrogate, is replaced."""
+        try:
+            body = orjson.dumps(self.body)
+        except TypeError:
+            body = orjson.dumps(_writable(self.body))
+        return Response(body, self.status, self.headers, media_type="application/problem+json")
+
+
+def _writable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case Mapping():
+            return {_writable(name): _writable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_writable(inner) for inner in value]
+        case _:
+            return value if value is None or isinstance(value, int | float) else str(value)
 
 
 def invalid(pointer: str, message: str, remedy: str) -> Problem:
@@ -87,6 +106,30 @@ def read_cursor(text: str | None) -> tuple[datetime, UUID] | None:
         raise invalid("/query/after", "is not a cursor of this list", "Use the `next` of the page before.") from error
 
 
+def position(order: str, value: str, key: UUID) -> str:
+    """The `next` of a page in `order` whose last row has this value and key."""
+    return base64.urlsafe_b64encode(orjson.dumps([order, value, str(key)])).decode().rstrip("=")
+
+
+def read_position(text: str | None, order: str) -> tuple[str, UUID] | None:
+    """Where a page in `order` begins by its `after` parameter; raises Problem when that belongs to another list."""
+    if text is None:
+        return None
+    try:
+        read = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        found, value, key = read
+        if found != order or not isinstance(value, str) or "\0" in value:
+            raise ValueError("it is one of another list")
+        return value, UUID(key)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise invalid(
+            "/query/after", "is not a cursor of this list in this order", "Use the `next` of the page before."
+        ) from error
+
+
+# --- the application ----------------------------------------------------------------------------------------------
+
+
 def create_app(
     title: str,
     authenticator: Authenticator | None,
@@ -95,6 +138,7 @@ def create_app(
 ) -> FastAPI:
     """A FastAPI application with health, metrics and the project's error answers; `problems` adds a service's own."""
     app = FastAPI(title=title, docs_url="/docs", redoc_url=None, openapi_url="/openapi.json")
+    complete(app)
     app.state.authenticator = authenticator
     app.add_middleware(BodyLimit)
     app.add_exception_handler(Problem, _problem)
@@ -177,16 +221,34 @@ async def _validation(_: Request, error: Exception) -> Response:
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         return Problem(400, "malformed", "The body is not JSON; send one JSON object.").response()
-    errors = [
-        {"pointer": _pointer(item, error.body), "message": item["msg"], "remedy": _remedy(item)} for item in found
-    ]
-    return Problem(422, "invalid", f"{errors[0]['pointer']}: {errors[0]['message']}", errors=errors).response()
+    if any(item["type"] == "missing" and item["loc"] == ("header", "If-Match") for item in found):
+        return Problem(428, "version-required", "Send If-Match with the ETag of the version that was read.").response()
+    return wrong(found, error.body).response()
 
 
-async def _http(_: Request, error: Exception) -> Response:
+def wrong(found: Sequence[Mapping[str, Any]], body: object) -> Problem:
+    """422 for what pydantic found wrong with `body`; locations begin with where they are, such as `body`."""
+    errors = [{"pointer": _pointer(item, body), "message": item["msg"], "remedy": _remedy(item)} for item in found]
+    return Problem(422, "invalid", f"{errors[0]['pointer']}: {errors[0]['message']}", errors=errors)
+
+
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     slug = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}.get(error.status_code, "malformed")
-    return Problem(error.status_code, slug, str(error.detail), headers=error.headers).response()
+    # The framework names only the methods of the first route with this path.
+    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == 405 else error.headers
+    return Problem(error.status_code, slug, str(error.detail), headers=headers).response()
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods that the path of `request` has."""
+    routes: Sequence[BaseRoute] = request.app.routes
+
+    def has(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(dict(asked))[0] is Match.FULL for route in routes)
+
+    return [method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") if has(method)]
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

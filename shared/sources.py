@@ -52,6 +52,8 @@ class Source(BaseModel):
     dsn: str = Field(pattern=r"^(env|file):.+$")
     settle: timedelta = timedelta(0)
     """Data intervals end this much before the slot, so that late rows are in."""
+    allow_plaintext: bool = False
+    """Whether jobs may ask for files without encryption."""
     tenants: tuple[str, ...] | None = None
     """Who may export from it; left out, every type names its tenant column."""
     types: dict[Slug, DataType] = Field(min_length=1)

@@ -1,14 +1,31 @@
-"""What the scheduler does by the clock: request the runs that are due."""
+"""What the scheduler does by the clock: decide what is due, then sleep until something is."""
 
+import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
 from services.scheduler.store import Store
-from shared.runtime import every
+from shared.database import outlast
 
-LOOK: Final = timedelta(milliseconds=250)
+LOOK_AGAIN: Final = timedelta(seconds=5)
+"""How long a schedule may stay unseen that another replica wrote and then died; our own changes wake us at once."""
+
+CLAIMED_ELSEWHERE: Final = timedelta(milliseconds=50)
+"""How soon to look again when what is due is being decided by another replica, which takes it milliseconds, or until
+the server has ended the transaction of one that was frozen."""
 
 
 async def request_due_runs(store: Store, patience: timedelta) -> None:
-    """Request due runs until cancelled."""
-    await every(LOOK, store.request_due_runs, patience)
+    """Request due runs until cancelled; raises when PostgreSQL stays away for `patience`."""
+    while True:
+        store.changed.clear()
+        if await outlast(store.request_due_runs, patience):
+            continue
+        left = await outlast(store.next_due_in, patience)
+        pause = LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)
+        if pause <= timedelta(0):
+            pause = CLAIMED_ELSEWHERE
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause.total_seconds()):
+                await store.changed.wait()

@@ -13,6 +13,7 @@ SLOT_AT = datetime(2026, 3, 29, 4, tzinfo=UTC)
 TENANT = "acme"
 JOB = UUID("0b9c5a52-8f0e-4d7b-9a53-6f1f2f6f4a01")
 RUN = UUID("6f1d9b0e-37c4-5f0a-8a5e-2d6f0d3b7c02")
+BACKFILL = UUID("01990000-0000-7000-8000-00000000c001")
 ARTIFACT = UUID("01990000-0000-7000-8000-00000000a001")
 FINGERPRINT = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -29,7 +30,13 @@ SETTINGS = JobSettings.model_validate(
         "ends_at": "2027-01-01T00:00:00Z",
         "timeframe": {"kind": "last", "count": 4, "unit": "hour"},
         "split_bytes": 64 * 1024 * 1024,
+        "fields": ["ixnId", "startDate", "customerPhone"],
+        "masking": {"customerPhone": "hash"},
         "recipients": [FINGERPRINT],
+        "overlap": "buffer_one",
+        "catchup": {"mode": "all", "window": "P3D"},
+        "jitter": "PT5M",
+        "pause_after_failures": 3,
         "retry": {"attempts": 5, "backoff": "PT2M"},
         "labels": {"team": "analytics"},
     }
@@ -45,7 +52,7 @@ QUESTION = Question(
     source="ucs", type="interaction", media_types=("voice", "chat"),
     interval_from=SLOT_AT - timedelta(hours=4), interval_to=SLOT_AT, split_bytes=64 * 1024 * 1024,
     format="jsonl", encryption="gcm", recipients=(FINGERPRINT,),
-    fields=("ixnId", "startDate"), masking={"customerPhone": "hash"},
+    fields=("ixnId", "startDate", "customerPhone"), masking={"customerPhone": "hash"},
 )  # fmt: skip
 PROGRESS = Progress(attempt=1, sequence=7, rows=1200, bytes=345678, total=4800, percent=25.0, remaining_seconds=90.5)
 PART = Part(
@@ -62,7 +69,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     events.JobCreated: {**_JOB, "job": ACTIVE},
     events.JobUpdated: {**_JOB, "job": ACTIVE},
     events.JobSuspended: {**_JOB, "job": SUSPENDED},
-    events.JobResumed: {**_JOB, "job": ACTIVE, "missed": "latest"},
+    events.JobResumed: {**_JOB, "job": ACTIVE, "missed": "latest", "missed_since": NOW - timedelta(days=1)},
     events.JobDeleted: {**_JOB, "job": DELETED},
     events.RunNowRequested: _JOB,
     events.BackfillRequested: {
@@ -101,6 +108,8 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     events.RunCancelled: {**_RUN, "actor": "alice"},
     events.ArtifactDownloaded: _FILE,
     events.ArtifactDeleted: {**_FILE, "reason": "expired"},
+    events.BackfillStarted: {**_SCHEDULE, "backfill_id": BACKFILL, "slots": 42},
+    events.BackfillCancelRequested: {**_JOB, "backfill_id": BACKFILL},
 }  # fmt: skip
 
 

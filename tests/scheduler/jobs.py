@@ -4,7 +4,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from shared.events import Job, JobCreated, JobEvent, JobState, JobSuspended, JobUpdated, SuspendedReason
+from shared.events import (
+    Job,
+    JobCreated,
+    JobDeleted,
+    JobEvent,
+    JobResumed,
+    JobState,
+    JobSuspended,
+    JobUpdated,
+    Missed,
+    SuspendedReason,
+)
 from shared.jobs import JobSettings
 
 THIS_HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -26,6 +37,7 @@ def settings(**changes: Any) -> JobSettings:
         "type": "interaction",
         "schedule": {"kind": "hourly", "every": 1},
         "timeframe": {"kind": "last", "unit": "hour"},
+        "overlap": "allow_all",
     }
     return JobSettings.model_validate({**plain, **changes})
 
@@ -55,3 +67,17 @@ def suspended(before: JobEvent, written_at: datetime) -> JobSuspended:
     }
     new = before.job.model_copy(update=changes)
     return JobSuspended(occurred_at=written_at, tenant=before.tenant, job_id=new.id, actor="alice", job=new)
+
+
+def resumed(before: JobEvent, written_at: datetime, missed: Missed = "none") -> JobResumed:
+    changes = {"version": before.job.version + 1, "state": JobState.ACTIVE, "suspended_reason": None}
+    new = before.job.model_copy(update=changes)
+    return JobResumed(
+        occurred_at=written_at, tenant=before.tenant, job_id=new.id, actor="alice", job=new, missed=missed,
+        missed_since=before.occurred_at,
+    )  # fmt: skip
+
+
+def deleted(before: JobEvent, written_at: datetime) -> JobDeleted:
+    new = before.job.model_copy(update={"version": before.job.version + 1, "state": JobState.DELETED})
+    return JobDeleted(occurred_at=written_at, tenant=before.tenant, job_id=new.id, actor="alice", job=new)

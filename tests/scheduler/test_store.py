@@ -2,34 +2,16 @@
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
-import orjson
 import pytest
 
-from services.scheduler.store import Store
+from services.scheduler.store import PUT_OFF, Store
+from shared import slots
 from shared.database import Database
-from shared.events import EVENT_TYPES, Event, RunRequested, ScheduleCompleted, ScheduleComputed, Trigger
-from tests.conftest import DatabaseOf
+from shared.events import RunRequested, ScheduleCompleted, ScheduleComputed, Trigger
 from tests.scheduler.jobs import UNTIL_NOW, created, hours_ago, suspended, updated
-
-
-@pytest.fixture
-async def database(database_of: DatabaseOf) -> Database:
-    return await database_of("scheduler")
-
-
-@pytest.fixture
-def store(database: Database) -> Store:
-    return Store(database, lambda _: timedelta(0))
-
-
-async def published(database: Database) -> list[Event]:
-    """What the outbox holds, in order."""
-    async with database.session() as connection:
-        rows = await connection.fetch("SELECT type, value FROM outbox ORDER BY id")
-    return [EVENT_TYPES[row["type"]].model_validate_json(row["value"]) for row in rows]
+from tests.scheduler.world import HOUR, MINUTE, NOON, World, only, published
 
 
 async def requested(database: Database) -> list[RunRequested]:
@@ -69,7 +51,8 @@ async def test_a_redelivered_job_changes_nothing(database: Database, store: Stor
 async def test_a_redelivered_job_does_not_turn_its_schedule_back(database: Database, store: Store) -> None:
     event = created(hours_ago(3), **UNTIL_NOW)
     await store.keep_schedule(event)
-    assert await request_all(store) == 3
+    await request_all(store)
+    assert len(await requested(database)) == 3
     before = await published(database)
     await store.keep_schedule(event)
     assert await request_all(store) == 0
@@ -119,7 +102,7 @@ async def test_every_slot_missed_in_an_outage_is_requested_in_order(database: Da
     slots = [run.slot.at for run in await requested(database)]
     assert slots == [hours_ago(h) for h in range(29, -1, -1) if hours_ago(h).hour % 2 == 0]
     announced = [e.next_slot_at for e in await published(database) if isinstance(e, ScheduleComputed)]
-    assert announced == [*slots, None]
+    assert announced == [slots[0], None]
 
 
 async def test_the_end_of_a_schedule_is_exclusive(database: Database, store: Store) -> None:
@@ -130,13 +113,13 @@ async def test_the_end_of_a_schedule_is_exclusive(database: Database, store: Sto
     assert await next_slot_at(database, event.job_id) is None
 
 
-async def test_a_suspended_job_has_no_next_slot(database: Database, store: Store) -> None:
-    event = created(hours_ago(3))
+async def test_a_suspended_job_has_no_next_slot_and_runs_what_was_due_before(database: Database, store: Store) -> None:
+    event = created(hours_ago(3), **UNTIL_NOW)
     await store.keep_schedule(event)
-    await store.keep_schedule(suspended(event, datetime.now(UTC)))
+    await store.keep_schedule(suspended(event, hours_ago(0.5)))
     assert await next_slot_at(database, event.job_id) is None
     assert await request_all(store) == 0
-    assert await requested(database) == []
+    assert [run.slot.at for run in await requested(database)] == [hours_ago(2), hours_ago(1)]
 
 
 async def test_an_edited_job_is_not_asked_twice_for_a_slot_it_had(database: Database, store: Store) -> None:
@@ -161,48 +144,66 @@ async def test_slots_are_due_by_the_databases_clock(database: Database, store: S
     assert [run.job_id for run in await requested(database)] == [event.job_id]
 
 
-async def test_a_due_slot_and_its_run_commit_together_or_not_at_all(database: Database) -> None:
-    event = created(hours_ago(1))
-
-    def broken(source: str) -> timedelta:
+def settle_or_fail(source: str) -> timedelta:
+    if source == "broken":
         raise RuntimeError(source)
-
-    await Store(database, lambda _: timedelta(0)).keep_schedule(event)
-    due = await next_slot_at(database, event.job_id)
-    with pytest.raises(RuntimeError, match="ucs"):
-        await Store(database, broken).request_due_runs()
-    assert await next_slot_at(database, event.job_id) == due
-    async with database.session() as connection:
-        assert await connection.fetchval("SELECT count(*) FROM slots") == 0
-    assert await requested(database) == []
+    return timedelta(0)
 
 
-async def test_an_idle_look_reads_one_index_however_many_schedules_there_are(database: Database) -> None:
-    async with database.transaction() as connection:
+@pytest.mark.parametrize("broken_ones", [{0}, {1, 2}, {3}], ids=str)
+async def test_schedules_that_cannot_be_decided_are_put_off_and_all_others_go_on_at_once(
+    world: World, broken_ones: set[int]
+) -> None:
+    jobs = [
+        created(
+            NOON - HOUR / 2,
+            source="broken" if n in broken_ones else "ucs",
+            start=NOON + n * MINUTE,
+            schedule={"kind": "once"},
+        )
+        for n in range(4)
+    ]
+    for job in jobs:
+        await world.store.keep_schedule(job)
+    world.now = NOON + HOUR / 2
+    store = Store(world.database, settle_or_fail, world.clock)
+    # In one look: those at fault do not stand in the way of the others, wherever they stand in the queue.
+    assert await store.request_due_runs() == 4
+    assert await store.request_due_runs() == 0
+    sound = [job.job_id for n, job in enumerate(jobs) if n not in broken_ones]
+    assert [run.job_id for run in await world.runs()] == sound
+    for n in broken_ones:
+        assert await next_slot_at(world.database, jobs[n].job_id) == NOON + n * MINUTE
+    assert await store.next_due_in() == PUT_OFF
+    # Once they can be decided, nothing of theirs is lost.
+    said = await world.wait_until(NOON + HOUR / 2 + PUT_OFF)
+    assert len(only(said, "run")) == 4
+
+
+async def test_a_schedule_whose_decision_cannot_be_written_is_put_off_and_the_others_go_on(world: World) -> None:
+    jobs = [created(NOON - HOUR / 2) for _ in range(3)]
+    for job in jobs:
+        await world.store.keep_schedule(job)
+    async with world.database.session() as connection:
+        # Another job's slot has its run.
         await connection.execute(
-            """INSERT INTO schedules (job_id, tenant, job_version, settings, next_slot_at)
-               SELECT gen_random_uuid(), 'acme', 1, '{}', now() + n * interval '1 second'
-               FROM generate_series(1, 100000) AS n"""
+            """INSERT INTO slots (job_id, tenant, slot_key, slot_at, trigger, outcome, reason, run_id)
+               VALUES (gen_random_uuid(), 'acme', 'x', now(), 'manual', 'skipped', 'cancelled', $1)""",
+            slots.run_id(jobs[1].job_id, slots.scheduled_slot(NOON).key),
         )
-    async with database.session() as connection:
-        await connection.execute("SET ROLE NONE")
-        await connection.execute("ANALYZE scheduler.schedules")
-        await connection.execute("SET ROLE scheduler_worker")
-        answer: str = await connection.fetchval(
-            # The statement of Store.request_due_runs.
-            """EXPLAIN (ANALYZE, BUFFERS, FORMAT json)
-               SELECT job_id, tenant, job_version, settings, next_slot_at
-               FROM schedules WHERE next_slot_at <= now()
-               ORDER BY next_slot_at LIMIT 200
-               FOR UPDATE SKIP LOCKED"""
-        )
-    plan: list[dict[str, Any]] = orjson.loads(answer) if isinstance(answer, str) else answer
-    used = orjson.dumps(plan).decode()
-    assert '"Index Name":"schedules_due"' in used
-    assert "Seq Scan" not in used
-    assert '"Sort"' not in used
-    # The descent of one B-tree: root, one inner page, one leaf, and what the planner itself touches.
-    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] <= 10
+    assert only(await world.wait_until(NOON), "run") == ["run schedule 12:00"] * 2
+    assert {run.job_id for run in await world.runs()} == {jobs[0].job_id, jobs[2].job_id}
+    assert await world.store.next_due_in() == PUT_OFF
+
+
+async def test_a_schedule_whose_settings_no_longer_make_sense_is_put_off(world: World) -> None:
+    jobs = [created(NOON - HOUR / 2) for _ in range(2)]
+    for job in jobs:
+        await world.store.keep_schedule(job)
+    async with world.database.session() as connection:
+        await connection.execute("UPDATE schedules SET settings = '{}' WHERE job_id = $1", jobs[0].job_id)
+    assert only(await world.wait_until(NOON), "run") == ["run schedule 12:00"]
+    assert await world.store.next_due_in() == PUT_OFF
 
 
 async def test_two_tenants_jobs_do_not_mix(database: Database, store: Store) -> None:

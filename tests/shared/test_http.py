@@ -1,5 +1,6 @@
 """Every refusal is a problem document that says what is wrong and what to do, and nothing about our insides."""
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from shared.auth import Authenticator
 from shared.config import ServiceSettings
-from shared.http import MAX_BODY_BYTES, Problem, Reader, create_app, cursor, invalid, read_cursor
+from shared.http import (
+    MAX_BODY_BYTES,
+    Problem,
+    Reader,
+    create_app,
+    cursor,
+    invalid,
+    position,
+    read_cursor,
+    read_position,
+)
+from shared.preconditions import read_if_match
 
 
 class Strict(BaseModel):
@@ -216,3 +228,46 @@ def test_a_cursor_is_read_back_as_it_was_written() -> None:
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(Problem):
         read_cursor(text)
+
+
+# --- preconditions, repeats, places -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "versions"),
+    [
+        (None, None),
+        ("*", None),
+        ('"3"', frozenset({3})),
+        (' "3" , "4","x"', frozenset({3, 4})),
+        ('W/"3"', frozenset()),
+        ('W/"3", "5"', frozenset({5})),
+        ('"x"', frozenset()),
+        ('""', frozenset()),
+    ],
+)
+def test_the_versions_of_if_match(text: str | None, versions: frozenset[int] | None) -> None:
+    assert read_if_match(text) == versions
+
+
+@pytest.mark.parametrize("text", ["", "3", '"a, "3"', '"3', '"3";', '"3" "4"', '*, "3"', "W/", 'w/"3"', "ä"])
+def test_an_if_match_that_is_no_list_of_tags_is_malformed(text: str) -> None:
+    with pytest.raises(Problem) as refused:
+        read_if_match(text)
+    assert refused.value.status == 400
+
+
+def test_a_place_leads_back_to_where_it_was_made_and_to_no_other_order() -> None:
+    key = UUID(int=5)
+    assert read_position(position("title", "Zürich", key), "title") == ("Zürich", key)
+    assert read_position(None, "title") is None
+    with pytest.raises(Problem):
+        read_position(position("title", "Zürich", key), "-title")
+
+
+def test_a_problem_is_written_whatever_it_is_about() -> None:
+    answer = Problem(
+        422, "invalid", "a\ud800", errors=[{"pointer": "/\ud800"}], number=2**40, when=[None, 1.5]
+    ).response()
+    body = json.loads(bytes(answer.body))
+    assert (body["detail"], body["errors"], body["when"][0]) == ("a?", [{"pointer": "/?"}], None)
