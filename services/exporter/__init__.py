@@ -1,20 +1,27 @@
 """exporter: answers requested runs with files, says how it went, and owns the files.
 
 Owns       runs and their attempts (leases), artifacts and their bytes, manifests and each job's manifest chain
-Consumes   scheduler.runs.v1           requested runs
+Consumes   scheduler.runs.v1           requested runs, and orders to cancel them
            job_api.certificates.v1     whom to encrypt for
 Produces   exporter.runs.v1            (through the outbox, in the transaction of the change; progress ticks directly)
-HTTP       /api/v1/files/{artifact id}, /api/v1/files/signing-keys
-Rooms      pipeline/                   rows -> JSON Lines -> zip -> CMS -> object store, without SQL state or events
+HTTP       /api/v1/files/{artifact id}, /api/v1/files/signing-keys, /api/v1/sources, /api/v1/estimates
+Rooms      pipeline/                   rows -> lines -> zip -> CMS -> object store, without SQL state or events;
+                                       all access to sources
 
     queued ──claim──► running ──► succeeded
-      ▲                 │  └────► failed        attempts spent, or trying again can't help
-      └──── retry ◄─────┘                       a failed or lost attempt that may be repeated
+     │▲                 │ │└────► failed        attempts spent, or trying again can't help
+     │└──── retry ◄─────┘ │                     a failed or lost attempt that may be repeated
+     └────── order ───────┴─────► cancelled     at once, or when the worker has stopped; never retried
 
 A handler only writes the request down. Workers claim rows under a lease of 30 s, beat every 10 s by the database's
 clock, and carry their attempt number in every write: who lost the lease changes nothing any more. An attempt reads
 one snapshot, writes under `<run>/<attempt>/`, and its files become visible only in the fenced terminal transaction,
 together with the manifest, its place in the job's chain, and the events.
+
+A cancellation is a column of the run that its worker looks at every second; then it stops its thread, removes what the
+attempt stored and ends the run. Success and an order lock the run: whichever commits first wins. An order that comes
+before its run is kept until the run comes. Whoever finds a run with an order and a dead worker cancels it instead of
+trying again.
 
 Failures
     worker dies             the lease expires; the next claim is a new attempt with a new snapshot, from zero, and
@@ -23,5 +30,7 @@ Failures
     process is stopped      the run goes back to the queue at once and the stop does not count as an attempt
     source or store away    the attempt fails, the next one follows after the backoff
     no valid certificate    the run fails and says so; never plaintext
+    unknown field, no key to hash with, plaintext that the operator does not allow
+                            the run fails and names the reason; it never answers another question instead
     request twice           the run exists; nothing changes
 """

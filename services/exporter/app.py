@@ -5,7 +5,7 @@ from typing import NoReturn
 from services.exporter import api, consumers
 from services.exporter.config import Settings
 from services.exporter.loops import Worker
-from services.exporter.pipeline import ObjectStore
+from services.exporter.pipeline import Catalogue, ObjectStore
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.store import Store
 from shared import runtime
@@ -26,7 +26,8 @@ async def application(settings: Settings) -> None:
         workers = [
             Worker(settings, store, objects, sources, key, service.producer) for _ in range(settings.concurrent_runs)
         ]
-        await service.run(*(worker.run() for worker in workers), router=api.router(store, objects, key))
+        router = api.router(store, objects, key, Catalogue(sources))
+        await service.run(*(worker.run() for worker in workers), router=router, problems=api.PROBLEMS)
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ import socket
 from datetime import timedelta
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from shared.config import ServiceSettings
@@ -22,6 +22,9 @@ class Settings(ServiceSettings):
     object_options: dict[str, str] = Field(default_factory=dict)
     signing_key: Path
     """Ed25519 private key (PEM) of this installation; it signs manifests."""
+    masking_key: SecretStr | None = Field(default=None, min_length=32)
+    """The secret of this installation that hashes of masked fields are made with. Who knows it can find out by trying
+    which value is behind a hash; who changes it gets other hashes from then on. Runs that hash fail without it."""
     concurrent_runs: int = Field(default=2, ge=1, le=64)
     lease: timedelta = timedelta(seconds=30)
     beat: timedelta = timedelta(seconds=10)

@@ -1,7 +1,7 @@
-"""What the exporter follows: requested runs, and whom to encrypt for. Nothing here takes long."""
+"""What the exporter follows: requested and cancelled runs, and whom to encrypt for. Nothing here takes long."""
 
 from services.exporter.store import Store
-from shared.events import CertificateAdded, CertificateRemoved, RunRequested
+from shared.events import CertificateAdded, CertificateRemoved, RunCancelOrdered, RunRequested
 from shared.inbox import Inbox
 
 
@@ -11,6 +11,10 @@ def register(inbox: Inbox, store: Store) -> None:
     @inbox.on(RunRequested)
     async def queue_run(event: RunRequested) -> None:
         await store.queue_run(event)
+
+    @inbox.on(RunCancelOrdered)
+    async def order_cancel(event: RunCancelOrdered) -> None:
+        await store.order_cancel(event)
 
     @inbox.on(CertificateAdded, CertificateRemoved)
     async def keep_certificate(event: CertificateAdded | CertificateRemoved) -> None:

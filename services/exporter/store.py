@@ -17,6 +17,8 @@ from shared.events import (
     CertificateRemoved,
     Part,
     RunAttemptFailed,
+    RunCancelled,
+    RunCancelOrdered,
     RunEvent,
     RunFailed,
     RunQueued,
@@ -36,6 +38,10 @@ class Fenced(Exception):
     """The attempt does not hold its run any more; nothing was written."""
 
 
+class CancelOrdered(Exception):
+    """Somebody has ordered that the run shall end; nothing was written."""
+
+
 class Store:
     """Runs, artifacts, manifests and certificates."""
 
@@ -46,8 +52,9 @@ class Store:
     # --- consumers ---------------------------------------------------------------------------------------------
 
     async def queue_run(self, request: RunRequested) -> bool:
-        """Write the request down; False when it was known."""
+        """Write the request down; False when it was known. One that was cancelled before it came ends at once."""
         async with self._database.transaction() as connection:
+            await self._take_turn(connection, request.run_id)
             new = await connection.fetchval(
                 """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed)
                    VALUES ($1, $2, $3, $4, 'queued', $5)
@@ -57,8 +64,34 @@ class Store:
             )  # fmt: skip
             if new:
                 now = await database_now(connection)
+                # Also before a cancellation: whoever follows runs sees each begin in the same way.
                 await outbox.append(connection, [RunQueued.model_validate(_about(request, version=1, at=now))])
+                actor = await connection.fetchval("SELECT actor FROM cancellations WHERE run_id = $1", request.run_id)
+                if actor is not None:
+                    await self._cancel_queued(connection, request, 0, actor)
         return bool(new)
+
+    async def order_cancel(self, order: RunCancelOrdered) -> None:
+        """End a queued run, tell the worker of a running one, remember the order for a run that is still to come."""
+        async with self._database.transaction() as connection:
+            await self._take_turn(connection, order.run_id)
+            row = await connection.fetchrow(
+                "SELECT request, state, attempt FROM runs WHERE run_id = $1 FOR UPDATE", order.run_id
+            )
+            if row is None:
+                await connection.execute(
+                    """INSERT INTO cancellations (run_id, tenant, actor, ordered_at) VALUES ($1, $2, $3, $4)
+                       ON CONFLICT DO NOTHING""",
+                    order.run_id, order.tenant, order.actor, order.occurred_at,
+                )  # fmt: skip
+            elif row["state"] == RunState.QUEUED:
+                request = RunRequested.model_validate(row["request"])
+                await self._cancel_queued(connection, request, row["attempt"], order.actor)
+            elif row["state"] == RunState.RUNNING:
+                await connection.execute(
+                    "UPDATE runs SET cancel_ordered_by = $2 WHERE run_id = $1 AND cancel_ordered_by IS NULL",
+                    order.run_id, order.actor,
+                )  # fmt: skip
 
     async def keep_certificate(self, event: CertificateAdded | CertificateRemoved) -> None:
         """Follow the newest word about a certificate; a removed one has no PEM."""
@@ -77,13 +110,13 @@ class Store:
     async def claim_run(self, worker: str, lease: timedelta, abandoned: list[Claim] | None = None) -> Claim | None:
         """Take the oldest run that is due, or whose worker's lease has expired, as a new attempt.
 
-        A run whose last allowed attempt was lost is failed instead, and the next one is looked at; `abandoned` gets
-        such attempts, because what they stored is left to the caller.
+        A lost run that shall be cancelled, or whose last allowed attempt it was, ends instead, and the next one is
+        looked at; `abandoned` gets such attempts, because what they stored is left to the caller.
         """
         while True:
             async with self._database.transaction() as connection:
                 row = await connection.fetchrow(
-                    """SELECT request, state, version, attempt, attempts_allowed FROM runs
+                    """SELECT request, state, version, attempt, attempts_allowed, cancel_ordered_by FROM runs
                        WHERE (state = 'queued' AND not_before <= clock_timestamp())
                           OR (state = 'running' AND lease_until < clock_timestamp())
                        ORDER BY queued_at LIMIT 1
@@ -93,8 +126,12 @@ class Store:
                     return None
                 request = RunRequested.model_validate(row["request"])
                 lost = Claim(request, row["attempt"], row["attempts_allowed"]) if row["state"] == "running" else None
-                if lost is not None and lost.is_last:
-                    await self._fail(connection, lost, LOST)
+                actor: str | None = row["cancel_ordered_by"]
+                if lost is not None and (actor is not None or lost.is_last):
+                    if actor is not None:
+                        await self._cancel(connection, lost, actor)
+                    else:
+                        await self._fail(connection, lost, LOST)
                     if abandoned is not None:
                         abandoned.append(lost)
                     continue
@@ -131,6 +168,16 @@ class Store:
         if not held:
             raise Fenced
 
+    async def cancel_ordered(self, claim: Claim) -> bool:
+        """Whether the run that `claim` holds shall end."""
+        async with self._database.transaction() as connection:
+            ordered = await connection.fetchval(
+                """SELECT true FROM runs
+                   WHERE run_id = $1 AND attempt = $2 AND state = 'running' AND cancel_ordered_by IS NOT NULL""",
+                claim.run_id, claim.attempt,
+            )  # fmt: skip
+        return bool(ordered)
+
     async def recipients(self, tenant: str, fingerprints: Sequence[str] | None) -> list[str]:
         """The PEM certificates of `tenant` that are known, all of them or the named ones."""
         async with self._database.transaction() as connection:
@@ -145,10 +192,12 @@ class Store:
     async def succeed(self, claim: Claim, outcome: Outcome, seal_manifest: SealManifest) -> None:
         """The fenced terminal transaction: state, artifacts, manifest and events become visible together, or not.
 
-        Raises Fenced.
+        Raises Fenced, and CancelOrdered when a cancellation was accepted before.
         """
         request = claim.request
         async with self._database.transaction() as connection:
+            if await self._cancel_actor(connection, claim) is not None:
+                raise CancelOrdered
             version = await self._end(connection, claim, RunState.SUCCEEDED)
             now = await database_now(connection)
             manifest = await self._extend_chain(connection, claim, now, seal_manifest)
@@ -195,20 +244,30 @@ class Store:
             )  # fmt: skip
         return bool(found)
 
-    async def fail_attempt(self, claim: Claim, failure: Failure) -> bool:
-        """End the attempt: back to the queue after the backoff, or failed for good (then True). Raises Fenced."""
+    async def fail_attempt(self, claim: Claim, failure: Failure) -> RunState:
+        """End the attempt, and say what that makes of the run: queued again after the backoff, or failed for good.
+
+        A run that shall be cancelled is not queued again but cancelled. Raises Fenced.
+        """
         async with self._database.transaction() as connection:
             if claim.is_last or not failure.repeatable:
                 await self._fail(connection, claim, failure)
-                return True
-            await self._requeue(connection, claim, failure, claim.request.retry.backoff, spare=0)
-        return False
+                return RunState.FAILED
+            return await self._requeue(connection, claim, failure, claim.request.retry.backoff, spare=0)
 
     async def hand_over(self, claim: Claim) -> None:
         """Give the run back at once because this process stops; the attempt does not count. Raises Fenced."""
         stopping = Failure("worker_stopped", "The worker was stopped; another one takes over.", repeatable=True)
         async with self._database.transaction() as connection:
             await self._requeue(connection, claim, stopping, timedelta(0), spare=1)
+
+    async def cancel(self, claim: Claim) -> None:
+        """End the run as it was ordered. Raises Fenced, also when nothing was ordered."""
+        async with self._database.transaction() as connection:
+            actor = await self._cancel_actor(connection, claim)
+            if actor is None:
+                raise Fenced
+            await self._cancel(connection, claim, actor)
 
     # --- edges -------------------------------------------------------------------------------------------------
 
@@ -237,6 +296,10 @@ class Store:
 
     # --- steps of a transaction --------------------------------------------------------------------------------
 
+    async def _take_turn(self, connection: Connection, run_id: UUID) -> None:
+        """One at a time, request and order of a run can't both miss what the other one is about to commit."""
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", str(run_id))
+
     async def _end(self, connection: Connection, claim: Claim, state: RunState) -> int:
         """Compare-and-set to a terminal state; the attempt number is the fence. Returns the new version."""
         version: int | None = await connection.fetchval(
@@ -253,19 +316,47 @@ class Store:
         about = _about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
         await outbox.append(connection, [RunFailed(**about, reason=failure.reason, message=failure.message)])
 
+    async def _cancel(self, connection: Connection, claim: Claim, actor: str) -> None:
+        version = await self._end(connection, claim, RunState.CANCELLED)
+        about = _about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
+        await outbox.append(connection, [RunCancelled(**about, actor=actor)])
+
+    async def _cancel_queued(self, connection: Connection, request: RunRequested, attempt: int, actor: str) -> None:
+        """End a run that nobody holds; the caller has locked it."""
+        version: int = await connection.fetchval(
+            """UPDATE runs SET state = 'cancelled', version = version + 1, finished_at = now(), cancel_ordered_by = $2
+               WHERE run_id = $1 AND state = 'queued' RETURNING version""",
+            request.run_id, actor,
+        )  # fmt: skip
+        about = _about(request, version=version, attempt=attempt, at=await database_now(connection))
+        await outbox.append(connection, [RunCancelled(**about, actor=actor)])
+
+    async def _cancel_actor(self, connection: Connection, claim: Claim) -> str | None:
+        """Who ordered that the claimed run shall end, if anybody; locks the run. Raises Fenced."""
+        row = await connection.fetchrow(
+            """SELECT cancel_ordered_by FROM runs
+               WHERE run_id = $1 AND attempt = $2 AND state = 'running' FOR UPDATE""",
+            claim.run_id, claim.attempt,
+        )  # fmt: skip
+        if row is None:
+            raise Fenced
+        return row["cancel_ordered_by"]
+
     async def _requeue(
         self, connection: Connection, claim: Claim, failure: Failure, backoff: timedelta, *, spare: int
-    ) -> None:
-        version = await connection.fetchval(
+    ) -> RunState:
+        if (actor := await self._cancel_actor(connection, claim)) is not None:
+            await self._cancel(connection, claim, actor)
+            return RunState.CANCELLED
+        version: int = await connection.fetchval(
             """UPDATE runs SET state = 'queued', version = version + 1, worker = NULL, lease_until = NULL,
-                               not_before = now() + $3, attempts_allowed = attempts_allowed + $4
-               WHERE run_id = $1 AND attempt = $2 AND state = 'running' RETURNING version""",
-            claim.run_id, claim.attempt, backoff, spare,
+                               not_before = now() + $2, attempts_allowed = attempts_allowed + $3
+               WHERE run_id = $1 RETURNING version""",
+            claim.run_id, backoff, spare,
         )  # fmt: skip
-        if version is None:
-            raise Fenced
         about = _about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
         await outbox.append(connection, [RunAttemptFailed(**about, reason=failure.reason, message=failure.message)])
+        return RunState.QUEUED
 
     async def _extend_chain(
         self, connection: Connection, claim: Claim, now: datetime, seal_manifest: SealManifest

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4, uuid5
 from services.exporter.domain import Claim, Outcome, StoredFile
 from services.exporter.store import Store
 from shared.database import Database
-from shared.events import EVENT_TYPES, Event, Question, RunRequested, Slot, Trigger
+from shared.events import EVENT_TYPES, Event, Question, RunCancelOrdered, RunRequested, Slot, Trigger
 from shared.jobs import Retry
 
 SLOT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -49,6 +49,18 @@ def requested(
         question=Question(**asked | question),
         title="Interactions",
         retry=Retry(attempts=attempts, backoff=backoff),
+    )
+
+
+def cancel_order(request: RunRequested, actor: str = "operator") -> RunCancelOrdered:
+    """The order to end a run; each call a new event."""
+    return RunCancelOrdered(
+        occurred_at=SLOT,
+        tenant=request.tenant,
+        job_id=request.job_id,
+        job_version=1,
+        run_id=request.run_id,
+        actor=actor,
     )
 
 
@@ -107,6 +119,6 @@ async def run_row(database: Database, run_id: UUID) -> Mapping[str, Any]:
 
 async def everything(database: Database) -> dict[str, list[Any]]:
     """All rows of all tables, to see that nothing has changed."""
-    tables = ("runs", "artifacts", "manifests", "chain_heads", "certificates", "outbox")
+    tables = ("runs", "artifacts", "manifests", "chain_heads", "certificates", "cancellations", "outbox")
     async with database.transaction() as connection:
         return {table: await connection.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables}

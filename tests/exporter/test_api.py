@@ -8,16 +8,13 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from services.exporter import api
-from services.exporter.config import Settings
 from services.exporter.domain import Outcome, StoredFile, artifact_id, manifest_id, manifest_name
-from services.exporter.pipeline import ObjectStore
+from services.exporter.pipeline import Catalogue, ObjectStore
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.store import Store
-from shared.auth import Authenticator
 from shared.database import Database
-from shared.http import create_app
-from tests.exporter.conftest import TokenFor
+from shared.sources import Sources
+from tests.exporter.conftest import Serving, TokenFor
 from tests.exporter.runs import claimed, names, published, requested, seal
 
 CONTENT = [b"a" * 9_000_000, b"b" * 9_000_000]
@@ -43,14 +40,8 @@ async def exported(store: Store, objects: ObjectStore) -> Exported:
 
 
 @pytest.fixture
-async def client(
-    settings: Settings, store: Store, objects: ObjectStore, signing_key: SigningKey
-) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app("CDDS exporter", Authenticator(settings), {})
-    app.include_router(api.router(store, objects, signing_key))
-    # The application answers, then raises what it did not expect for the server's log.
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://exporter") as client:
+async def client(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(Catalogue(Sources(sources={}))) as client:
         yield client
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import io
 import json
 import threading
@@ -18,14 +19,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
+from pydantic import SecretStr, ValidationError
 
 from deploy.local.postgres import EmbeddedPostgres
-from services.exporter import loops
 from services.exporter.config import Settings
 from services.exporter.domain import Claim, Outcome, manifest_id
-from services.exporter.loops import Worker
-from services.exporter.pipeline import ObjectStore
+from services.exporter.loops import Worker, attempt
+from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.pipeline.cms import unseal
+from services.exporter.pipeline.content import tenant_key
 from services.exporter.pipeline.manifest import SigningKey, verify
 from services.exporter.pipeline.storage import Stored
 from services.exporter.store import SealManifest, Store
@@ -34,7 +36,7 @@ from shared.events import CertificateAdded, RunProgressed
 from shared.messaging import Record
 from shared.sources import Sources
 from tests.conftest import fresh_database
-from tests.exporter.runs import LEASE, SLOT, digest, expire_lease, names, published, requested, run_row
+from tests.exporter.runs import LEASE, SLOT, cancel_order, digest, expire_lease, names, published, requested, run_row
 from tests.exporter.test_pipeline_cms import identity
 from tests.exporter.test_pipeline_storage import files
 
@@ -54,6 +56,18 @@ table = "public.endless"
 id_column = "id"
 time_column = "at"
 tenant_column = "tenant"
+[sources.ucs.types.long]
+title = "Long"
+table = "public.long"
+id_column = "id"
+time_column = "at"
+tenant_column = "tenant"
+[sources.ucs.types.stuck]
+title = "Stuck"
+table = "public.stuck"
+id_column = "id"
+time_column = "at"
+tenant_column = "tenant"
 [sources.ucs.types.gone]
 title = "Gone"
 table = "public.gone"
@@ -65,6 +79,7 @@ tenant_column = "tenant"
 title = "Of one tenant"
 dsn = "file:{folder}/ucs.dsn"
 tenants = ["t1"]
+allow_plaintext = true
 [sources.private.types.note]
 title = "Note"
 table = "public.note"
@@ -78,9 +93,11 @@ class Ticks:
 
     def __init__(self) -> None:
         self.progress: list[RunProgressed] = []
+        self.first = asyncio.Event()
 
     async def publish(self, records: Iterable[Record]) -> None:
         self.progress += [RunProgressed.model_validate_json(record.value) for record in records]
+        self.first.set()
 
 
 class Held(ObjectStore):
@@ -114,6 +131,15 @@ async def source(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
                 """CREATE VIEW endless AS
                    SELECT i AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant, md5(i::text) || md5((-i)::text) AS x
                    FROM generate_series(1, 400000) i"""
+            )
+            connection.execute(
+                """CREATE VIEW long AS
+                   SELECT i AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant, md5(i::text) AS x
+                   FROM generate_series(1, 4000000) i"""
+            )
+            connection.execute(
+                "CREATE VIEW stuck AS SELECT 1 AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant "
+                "FROM (SELECT pg_sleep(600) OFFSET 0) s"
             )
         yield dsn
 
@@ -151,7 +177,7 @@ async def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
             super().set()
             held.told_to_stop.set()
 
-    monkeypatch.setattr(loops, "Stop", Stop)
+    monkeypatch.setattr(attempt, "Stop", Stop)
     return held
 
 
@@ -294,7 +320,10 @@ async def test_without_a_valid_certificate_the_run_fails_and_no_byte_is_written(
         ({"source": "nowhere"}, "source_unknown"),
         ({"type": "parcel"}, "source_unknown"),
         ({"type": "gone"}, "source_refused"),
-        ({"fields": ("id", "subject")}, "source_refused"),
+        ({"fields": ("id", "subject")}, "field_unknown"),
+        ({"masking": {"subject": "redact"}}, "field_unknown"),
+        ({"masking": {"text": "hash"}}, "masking_unconfigured"),
+        ({"encryption": "none"}, "plaintext_not_allowed"),
     ],
 )
 async def test_what_trying_again_can_not_help_fails_at_the_first_attempt(
@@ -379,9 +408,10 @@ async def test_a_fenced_attempt_stops_and_removes_its_own_bytes_only(
     await store.queue_run(request)
     working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).step())
     await held.first_part.wait()
-    await expire_lease(database, request.run_id)
-    winner = await store.claim_run("second", LEASE)
-    assert winner is not None
+    winner: Claim | None = None
+    while winner is None:  # a beat may come in between
+        await expire_lease(database, request.run_id)
+        winner = await store.claim_run("second", LEASE)
     ObjectStore(tmp_path / "objects").write(f"{winner.prefix}/0001", [b"the winner's"])
 
     assert await working == 1
@@ -457,7 +487,7 @@ async def test_a_stopped_worker_hands_its_run_over_and_tells_progress_until_then
     certificate: x509.Certificate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loops, "PROGRESS", timedelta(milliseconds=10))
+    monkeypatch.setattr(attempt, "PROGRESS", timedelta(milliseconds=10))
     told = asyncio.Event()
 
     class Telling(Ticks):
@@ -485,3 +515,246 @@ async def test_a_stopped_worker_hands_its_run_over_and_tells_progress_until_then
     first = ticks.progress[0].progress
     assert (first.attempt, first.sequence, first.total) == (1, 1, 400_000)
     assert 0 < first.rows < 400_000
+
+
+async def test_an_export_is_cancelled_within_two_seconds_and_leaves_no_bytes(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    objects: ObjectStore,
+    sources: Sources,
+    signing_key: SigningKey,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempt, "PROGRESS", timedelta(milliseconds=10))
+    ticks: Any = Ticks()
+    request = requested(type="long", split_bytes=1024**2)
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, objects, sources, signing_key, ticks).step())
+    await ticks.first.wait()
+    loop = asyncio.get_running_loop()
+    ordered_at = loop.time()
+
+    await store.order_cancel(cancel_order(request, actor="mary"))
+    await working
+
+    assert loop.time() - ordered_at < 2
+    events = await published(database, request.run_id)
+    assert names(events) == ["RunQueued", "RunStarted", "RunCancelled"]
+    assert (events[-1].actor, events[-1].attempt) == ("mary", 1)
+    assert stored_files(tmp_path) == []
+    assert ticks.progress[-1].progress.rows < 4_000_000
+
+
+async def test_an_export_that_waits_for_its_source_is_cancelled_within_two_seconds(
+    worker: Worker, store: Store, database: Database, source: str, certificate: x509.Certificate
+) -> None:
+    request = requested(type="stuck")
+    await store.queue_run(request)
+    working = asyncio.create_task(worker.step())
+    await until_reading(source)
+    loop = asyncio.get_running_loop()
+    ordered_at = loop.time()
+
+    await store.order_cancel(cancel_order(request))
+    await working
+
+    assert loop.time() - ordered_at < 2
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+
+
+async def until_reading(source: str) -> None:
+    """Return when the source says that an export is reading from it."""
+    async with asyncio.timeout(30):
+        async with await psycopg.AsyncConnection.connect(source, autocommit=True) as connection:
+            while True:
+                cursor = await connection.execute(
+                    "SELECT FROM pg_stat_activity WHERE application_name = 'cdds-exporter' AND state = 'active' "
+                    "AND datname = current_database() AND query LIKE '%count(*)%'"
+                )
+                if cursor.rowcount:
+                    return
+
+
+async def test_an_export_that_ended_before_the_order_was_seen_leaves_no_bytes_either(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).step())
+    await held.first_part.wait()  # the only part: once told to stop, the thread ends with a whole result
+
+    await store.order_cancel(cancel_order(request))
+    await working
+
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+    assert stored_files(tmp_path) == []
+
+
+async def test_what_the_dead_worker_of_a_run_that_shall_end_stored_is_removed(
+    worker: Worker, store: Store, database: Database, objects: ObjectStore, tmp_path: Path
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+    dead = await store.claim_run("killed", LEASE)
+    assert dead is not None
+    objects.write(f"{dead.prefix}/0001", [b"half an answer"])
+    await store.order_cancel(cancel_order(request))
+    await expire_lease(database, request.run_id)
+
+    assert await worker.step() == 1
+
+    assert names(await published(database, request.run_id))[-1] == "RunCancelled"
+    assert stored_files(tmp_path) == []
+
+
+async def test_a_stopped_worker_with_an_order_cancels_instead_of_handing_over(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempt, "CANCEL_LOOK", timedelta(hours=1))
+    request = requested(type="endless", split_bytes=4 * 1024**2)
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).run())
+    await held.first_part.wait()
+    await store.order_cancel(cancel_order(request))
+
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+    assert stored_files(tmp_path) == []
+
+
+async def test_the_whole_question_is_answered_and_stands_in_the_manifest(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    objects: ObjectStore,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    recipient: tuple[rsa.RSAPrivateKey, x509.Certificate],
+    certificate: x509.Certificate,
+) -> None:
+    keyed = settings.model_copy(update={"masking_key": SecretStr("k" * 32)})
+    request = requested(format="csv", fields=("text", "id", "at"), masking={"text": "hash", "at": "redact"})
+    await store.queue_run(request)
+
+    await Worker(keyed, store, objects, sources, signing_key, ticks).step()
+
+    kept = (tmp_path / "objects" / f"{request.run_id}/1/0001").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(b"".join(unseal(io.BytesIO(kept), *recipient)))) as opened:
+        content = opened.read(f"Interaction-{request.run_id}-0001.csv").decode()
+    key = tenant_key("k" * 32, "t1")
+    digest_ = hmac.new(key, ("canary of t1" * 20).encode(), hashlib.sha256).hexdigest()
+    assert content == "text,id,at\n" + "".join(f"{digest_},{number},\n" for number in range(2, 21, 2))
+    manifest = json.loads(await manifest_of(store, request.run_id))
+    assert manifest["fields"] == ["text", "id", "at"]
+    assert manifest["masking"] == {"text": "hash", "at": "redact"}
+    assert (manifest["format"], manifest["encryption"]) == ("csv", "gcm")
+
+
+@pytest.mark.parametrize(("encryption", "suffix"), [("none", "zip"), ("smime", "zip.smime")])
+async def test_other_profiles_are_followed_where_they_are_allowed(
+    worker: Worker,
+    store: Store,
+    database: Database,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    encryption: str,
+    suffix: str,
+) -> None:
+    request = requested(source="private", type="note", encryption=encryption)
+    await store.queue_run(request)
+
+    await worker.step()
+
+    *_, stored, succeeded = await published(database, request.run_id)
+    assert names([stored, succeeded]) == ["ArtifactStored", "RunSucceeded"]
+    assert stored.part.file_name == f"export-{request.run_id}-0001-of-0001.{suffix}"
+    manifest = json.loads(await manifest_of(store, request.run_id))
+    assert manifest["encryption"] == encryption
+    fingerprints = [] if encryption == "none" else [certificate.fingerprint(hashes.SHA256()).hex()]
+    assert manifest["recipients"] == fingerprints
+    kept = (tmp_path / "objects" / f"{request.run_id}/1/0001").read_bytes()
+    assert zipfile.is_zipfile(io.BytesIO(kept)) is (encryption == "none")
+
+
+async def test_a_plain_export_needs_no_certificate(worker: Worker, store: Store, database: Database) -> None:
+    request = requested(source="private", type="note", encryption="none")
+    await store.queue_run(request)
+
+    await worker.step()
+
+    assert names(await published(database, request.run_id))[-1] == "RunSucceeded"
+
+
+async def test_a_run_whose_bytes_can_not_be_removed_is_cancelled_all_the_same(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    held: Held,
+) -> None:
+    def refuse(prefix: str) -> None:
+        raise StoreFailed("the folder is read-only")
+
+    request = requested()
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, held, sources, signing_key, ticks).step())
+    await held.first_part.wait()
+    held.delete_prefix = refuse  # type: ignore[method-assign]
+
+    await store.order_cancel(cancel_order(request))
+    await working
+
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+
+
+async def test_an_attempt_that_fails_before_it_exports_still_clears_up_after_a_dead_one(
+    worker: Worker, store: Store, database: Database, objects: ObjectStore, tmp_path: Path
+) -> None:
+    request = requested()
+    await store.queue_run(request)
+    dead = await store.claim_run("killed", LEASE)
+    assert dead is not None
+    objects.write(f"{dead.prefix}/0001", [b"half an answer"])
+    await expire_lease(database, request.run_id)
+
+    await worker.step()
+
+    assert await failure_of(database, request.run_id) == ("RunFailed", "certificate_required", 2)
+    assert stored_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("key", ["", "too short to be a secret"])
+def test_a_masking_key_that_can_be_guessed_is_refused_at_the_start(settings: Settings, key: str) -> None:
+    written = settings.model_dump() | {"masking_key": key}
+
+    with pytest.raises(ValidationError, match="at least 32"):
+        Settings.model_validate(written)

@@ -16,10 +16,9 @@ from services.exporter.pipeline.errors import RowTooLarge
 WRITTEN = datetime(2026, 3, 1, 12, 30, 8, tzinfo=UTC)
 
 
-def zips(lines: Iterable[bytes], split_bytes: int | None) -> Iterator[tuple[Part, bytes]]:
-    for part in split(
-        iter(lines), entry="Interaction-r-{:04}.jsonl".format, split_bytes=split_bytes, modified_at=WRITTEN
-    ):
+def zips(lines: Iterable[bytes], split_bytes: int | None, header: bytes = b"") -> Iterator[tuple[Part, bytes]]:
+    entry = "Interaction-r-{:04}.jsonl".format
+    for part in split(iter(lines), entry=entry, split_bytes=split_bytes, modified_at=WRITTEN, header=header):
         yield part, b"".join(part)
 
 
@@ -68,16 +67,20 @@ def test_no_lines_give_one_part_with_an_empty_file() -> None:
 @given(
     shapes=st.lists(st.tuples(st.sampled_from([compressible, incompressible]), st.integers(0, 40_000)), max_size=60),
     split_bytes=st.integers(1_000, 100_000),
+    header=st.sampled_from([b"", b"id,text\n", incompressible(300)]),
 )
 def test_parts_keep_the_limit_hold_whole_lines_and_every_line_once(
-    shapes: Sequence[tuple[Callable[[int, int], bytes], int]], split_bytes: int
+    shapes: Sequence[tuple[Callable[[int, int], bytes], int]], split_bytes: int, header: bytes
 ) -> None:
     lines = [shape(size, seed) for seed, (shape, size) in enumerate(shapes)]
 
-    parts = list(zips(lines, split_bytes))
+    parts = list(zips(lines, split_bytes, header))
 
     contents = [unzipped(data) for _, data in parts]
-    assert b"".join(contents) == b"".join(lines)
+    assert all(content.startswith(header) for content in contents)
+    assert b"".join(content[len(header) :] for content in contents) == b"".join(lines)
+    assert sum(part.rows for part, _ in parts) == len(lines)
+    assert [part.plain_bytes for part, _ in parts] == [len(content) for content in contents]
     assert all(content.endswith(b"\n") for content in contents if content)
     assert all(len(data) <= split_bytes or part.rows == 1 for part, data in parts)
     assert [part.number for part, _ in parts] == list(range(1, len(parts) + 1))

@@ -1,4 +1,5 @@
 import asyncio
+import csv
 import hashlib
 import io
 import json
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
 from services.exporter.pipeline import (
     Cancelled,
+    Content,
     Encryption,
     ObjectStore,
     Output,
@@ -35,8 +37,10 @@ from services.exporter.pipeline import (
     export,
 )
 from services.exporter.pipeline.cms import unseal
+from services.exporter.pipeline.content import AS_IT_IS
 from tests.conftest import fresh_database
 from tests.exporter.test_pipeline_cms import identity, openssl_decrypt, write_key
+from tests.exporter.test_pipeline_smime import decrypt as openssl_smime_decrypt
 from tests.exporter.test_pipeline_storage import files
 
 RUN = "9c5b94b1-35ad-49bb-b118-8e8fc24abf80"
@@ -94,6 +98,7 @@ class Attempt:
         *,
         split_bytes: int | None = None,
         encryption: Encryption = Encryption.GCM,
+        content: Content = AS_IT_IS,
         at_progress: Callable[[], object] = lambda: None,
         cancelled: Callable[[], bool] = lambda: False,
         **changes: Any,
@@ -116,7 +121,7 @@ class Attempt:
 
         return export(
             Query(dsn=self.dsn, table=table, **settings | changes),
-            Output(RUN, "Interaction", split_bytes, WRITTEN, encryption),
+            Output(RUN, "Interaction", split_bytes, WRITTEN, encryption, content),
             self.recipients,
             self.store,
             f"{RUN}/1",
@@ -246,6 +251,58 @@ def test_plaintext_only_when_asked_for_and_never_with_recipients(attempt: Attemp
     assert part.name.endswith("-0001-of-0001.zip")
     with zipfile.ZipFile(attempt.folder / part.key) as file:
         assert file.read(part.entry) == re_exported(attempt.dsn)
+
+
+def test_each_csv_part_begins_with_the_header_and_holds_whole_records(
+    attempt: Attempt, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]
+) -> None:
+    execute(attempt.dsn, "CREATE OR REPLACE VIEW broken AS SELECT *, E'two\\nlines' AS lines FROM interaction")
+    columns = ["id", "lines", "hashes"]
+
+    result = attempt.run("broken", split_bytes=100_000, content=Content("csv"), columns=columns)
+
+    ids: list[int] = []
+    for part in result.parts:
+        stored = io.BytesIO(b"".join(attempt.store.read(part.key)))
+        with zipfile.ZipFile(io.BytesIO(b"".join(unseal(stored, *recipient)))) as file:
+            content = file.read(part.entry)
+        assert part.zip_bytes <= 100_000
+        assert part.entry.endswith(".csv")
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (part.plain_bytes, part.plain_sha256)
+        header, *records = csv.reader(io.StringIO(content.decode(), newline=""))
+        assert header == columns
+        assert len(records) == part.rows
+        ids += [int(record[0]) for record in records]
+    assert len(result.parts) > 3
+    assert ids == list(range(1, ROWS + 1))
+    assert result.fields == tuple(columns)
+
+
+def test_no_rows_give_a_csv_with_only_its_header(
+    attempt: Attempt, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]
+) -> None:
+    result = attempt.run(tenant="nobody", content=Content("csv"), columns=["id", "at"])
+
+    (part,) = result.parts
+    assert (part.rows, part.plain_bytes, result.rows) == (0, len(b"id,at\n"), 0)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
+@pytest.mark.skipif(shutil.which("unzip") is None, reason="needs the unzip program")
+def test_stock_openssl_smime_and_unzip_open_the_parts_of_the_old_profile(
+    attempt: Attempt, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate], tmp_path: Path
+) -> None:
+    result = attempt.run(split_bytes=300_000, encryption=Encryption.SMIME)
+    key = write_key(tmp_path, recipient[0])
+
+    for part in result.parts:
+        assert part.name.endswith(f"-of-{len(result.parts):04}.zip.smime")
+        decrypted = openssl_smime_decrypt(attempt.folder / part.key, key, tmp_path / "part.zip")
+        assert decrypted.returncode == 0, decrypted.stderr
+        subprocess.run(["unzip", "-q", tmp_path / "part.zip", "-d", tmp_path / "out"], check=True)
+
+    contents = b"".join(path.read_bytes() for path in sorted((tmp_path / "out").iterdir()))
+    assert contents == re_exported(attempt.dsn)
 
 
 def test_progress_grows_and_knows_the_total(attempt: Attempt) -> None:

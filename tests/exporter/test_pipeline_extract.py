@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from services.exporter.pipeline.errors import Cancelled, RowTooLarge, SourceRefused, SourceUnavailable
+from services.exporter.pipeline.errors import Cancelled, RowTooLarge, SourceRefused, SourceTooSlow, SourceUnavailable
 from services.exporter.pipeline.extract import Extraction, Query
 from tests.conftest import fresh_database
 
@@ -202,6 +202,33 @@ def test_the_estimate_counts_the_same_rows_in_the_same_snapshot(dsn: str) -> Non
         assert source.estimate() == 1
         assert len(list(source.rows())) == 1
         assert source.snapshot.count(":") == 2
+
+
+def test_the_planner_and_the_statistics_know_a_table_without_reading_it(dsn: str) -> None:
+    execute(
+        dsn,
+        """CREATE TABLE known AS SELECT i AS id, timestamptz '2026-01-01Z' + i * interval '1 s' AS at, 't1' AS tenant,
+                  repeat('x', 100) AS text FROM generate_series(1, 10000) i""",
+        "CREATE VIEW unknown AS SELECT * FROM known",
+        "ANALYZE known",
+    )
+
+    with Extraction(question(dsn, "known", interval_to=datetime(2026, 1, 1, 0, 30, tzinfo=UTC))) as source:
+        assert source.planned() == pytest.approx(1800, rel=0.2)
+        assert source.width() == pytest.approx(4 + 8 + 3 + 101, abs=4)
+    with Extraction(question(dsn, "known", columns=["id"])) as source:
+        assert source.width() == 4
+    with Extraction(question(dsn, "unknown")) as source:
+        assert source.width() is None
+
+
+def test_a_sample_that_fails_leaves_the_extraction_usable(dsn: str) -> None:
+    execute(dsn, STUCK)
+
+    with Extraction(question(dsn, "stuck", statement_timeout=timedelta(milliseconds=50))) as source:
+        with pytest.raises(SourceTooSlow):
+            source.sample(10)
+        assert source.planned() >= 1
 
 
 def test_a_row_of_20_megabytes_comes_whole(dsn: str) -> None:

@@ -42,6 +42,8 @@ MANIFEST = Manifest(
         ),
     ),
     recipients=("cc" * 32,),
+    fields=("id", "phone"),
+    masking={"phone": "hash"},
     format="jsonl",
     encryption="gcm",
     software_version="0.1.0",

@@ -15,6 +15,7 @@ from tests.exporter.runs import (
     LEASE,
     SLOT,
     TERMINAL,
+    cancel_order,
     claimed,
     digest,
     everything,
@@ -36,6 +37,7 @@ ACTIONS: list[Callable[[Store, Claim], Awaitable[Any]]] = [
     lambda store, claim: store.fail_attempt(claim, REPEATABLE),
     lambda store, claim: store.fail_attempt(claim, HOPELESS),
     lambda store, claim: store.hand_over(claim),
+    lambda store, claim: store.cancel(claim),
 ]
 
 
@@ -73,8 +75,7 @@ async def test_attempts_are_counted_and_each_one_starts_with_an_event(store: Sto
     for attempt in (1, 2, 3):
         claim = await store.claim_run("w1", LEASE)
         assert claim == Claim(request, attempt, attempts_allowed=3)
-        final = await store.fail_attempt(claim, REPEATABLE)
-        assert final is (attempt == 3)
+        assert await store.fail_attempt(claim, REPEATABLE) == ("failed" if attempt == 3 else "queued")
 
     assert await store.claim_run("w1", LEASE) is None
     events = await published(database)
@@ -165,7 +166,7 @@ async def test_a_run_whose_last_attempt_was_lost_fails_once_and_the_next_one_is_
 async def test_the_backoff_is_waited_for(store: Store, database: Database) -> None:
     claim = await claimed(store, requested(backoff=timedelta(minutes=5)))
 
-    assert not await store.fail_attempt(claim, REPEATABLE)
+    assert await store.fail_attempt(claim, REPEATABLE) == "queued"
 
     assert await store.claim_run("w1", LEASE) is None
     run = await run_row(database, claim.run_id)
@@ -194,7 +195,7 @@ async def test_handing_over_does_not_spend_an_attempt(store: Store, database: Da
         await store.hand_over(claim)
     last = await store.claim_run("w1", LEASE)
     assert last is not None
-    assert await store.fail_attempt(last, REPEATABLE)
+    assert await store.fail_attempt(last, REPEATABLE) == "failed"
 
     events = await published(database)
     assert [e.reason for e in events if type(e).__name__ == "RunAttemptFailed"] == ["worker_stopped"] * 3
@@ -204,7 +205,7 @@ async def test_handing_over_does_not_spend_an_attempt(store: Store, database: Da
 async def test_a_failure_that_can_not_pass_ends_the_run_at_once(store: Store, database: Database) -> None:
     claim = await claimed(store, requested(attempts=3))
 
-    assert await store.fail_attempt(claim, HOPELESS)
+    assert await store.fail_attempt(claim, HOPELESS) == "failed"
 
     assert names(await published(database)) == ["RunQueued", "RunStarted", "RunFailed"]
 
@@ -263,10 +264,8 @@ async def _failed(store: Store, database: Database, claim: Claim) -> None:
 
 
 async def _cancelled(store: Store, database: Database, claim: Claim) -> None:
-    async with database.transaction() as connection:
-        await connection.execute(
-            "UPDATE runs SET state = 'cancelled', finished_at = now(), worker = NULL, lease_until = NULL"
-        )
+    await store.order_cancel(cancel_order(claim.request))
+    await store.cancel(claim)
 
 
 @pytest.mark.parametrize("become", [_requeued, _taken_over, _succeeded, _failed, _cancelled])
@@ -294,6 +293,7 @@ async def test_a_finished_run_is_neither_claimed_nor_queued_again(
 
     assert await store.claim_run("second", LEASE) is None
     assert not await store.queue_run(claim.request)
+    await store.order_cancel(cancel_order(claim.request))
 
     assert await everything(database) == before
 
@@ -490,6 +490,15 @@ CONTRADICTIONS = [
     ("UPDATE runs SET state = 'queued' WHERE run_id = $1", "runs_leased"),
     ("UPDATE runs SET finished_at = now() WHERE run_id = $1", "runs_finished"),
     ("UPDATE runs SET state = 'failed', worker = NULL, lease_until = NULL WHERE run_id = $1", "runs_finished"),
+    (
+        "UPDATE runs SET state = 'cancelled', worker = NULL, lease_until = NULL, finished_at = now() WHERE run_id = $1",
+        "runs_cancel_ordered",
+    ),
+    (
+        "UPDATE runs SET state = 'queued', worker = NULL, lease_until = NULL, cancel_ordered_by = 'x' "
+        "WHERE run_id = $1",
+        "runs_cancel_ordered",
+    ),
     ("UPDATE artifacts SET state = 'lost' WHERE run_id <> $1", "artifacts_state"),
     ("UPDATE artifacts SET number = 1 WHERE run_id <> $1", "artifacts_number"),
     ("UPDATE artifacts SET run_id = gen_random_uuid() WHERE run_id <> $1", "artifacts_run"),
@@ -512,7 +521,7 @@ async def test_rows_that_contradict_themselves_are_refused(store: Store, databas
 async def test_what_was_written_down_is_never_deleted(store: Store, database: Database) -> None:
     await claimed(store, requested())
 
-    for table in ("runs", "artifacts", "manifests", "chain_heads", "certificates", "outbox"):
+    for table in ("runs", "artifacts", "manifests", "chain_heads", "certificates", "cancellations", "outbox"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             async with database.transaction() as connection:
                 await connection.execute(f"DELETE FROM {table}")

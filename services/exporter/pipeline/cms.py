@@ -124,23 +124,28 @@ def _content_algorithm(nonce: bytes) -> algos.EncryptionAlgorithm:
     return algos.EncryptionAlgorithm({"algorithm": "aes256_gcm", "parameters": parameters})
 
 
-def _identifier(certificate: x509.Certificate) -> cms.RecipientIdentifier:
+def identifier(certificate: x509.Certificate) -> cms.RecipientIdentifier:
     """Issuer and serial number, with the issuer's bytes as they stand in the certificate."""
     parsed = asn1_x509.Certificate.load(certificate.public_bytes(Encoding.DER))
     issuer_and_serial = cms.IssuerAndSerialNumber({"issuer": parsed.issuer, "serial_number": parsed.serial_number})
     return cms.RecipientIdentifier("issuer_and_serial_number", issuer_and_serial)
 
 
-def _recipient(certificate: x509.Certificate, key: bytes) -> cms.RecipientInfo:
+def rsa_key(certificate: x509.Certificate) -> rsa.RSAPublicKey:
+    """Raises ValueError for a certificate with another kind of key."""
     public_key = certificate.public_key()
     if not isinstance(public_key, rsa.RSAPublicKey):
         raise ValueError(f"the certificate of {certificate.subject.rfc4514_string()} has no RSA key")
+    return public_key
+
+
+def _recipient(certificate: x509.Certificate, key: bytes) -> cms.RecipientInfo:
     info = cms.KeyTransRecipientInfo(
         {
             "version": "v0",
-            "rid": _identifier(certificate),
+            "rid": identifier(certificate),
             "key_encryption_algorithm": _oaep_algorithm(),
-            "encrypted_key": public_key.encrypt(key, _oaep()),
+            "encrypted_key": rsa_key(certificate).encrypt(key, _oaep()),
         }
     )
     return cms.RecipientInfo("ktri", info)
@@ -157,7 +162,7 @@ def _nonce(algorithm: bytes) -> bytes:
 
 
 def _content_key(recipients: cms.RecipientInfos, key: rsa.RSAPrivateKey, certificate: x509.Certificate) -> bytes:
-    wanted = _identifier(certificate).dump()
+    wanted = identifier(certificate).dump()
     for recipient in recipients:
         if recipient.name != "ktri" or recipient.chosen["rid"].dump() != wanted:
             continue

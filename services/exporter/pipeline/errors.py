@@ -4,7 +4,9 @@ The class docstring is the message for people, `reason` the detail.
 
     PipelineError
     ├── SourceUnavailable   trying again may help
+    │   └── SourceTooSlow   so may asking for less
     ├── SourceRefused       trying again can't help until somebody changes the source or the job
+    │   └── FieldUnknown
     ├── RowTooLarge         trying again can't help until the row is gone
     ├── StoreFailed         trying again may help
     └── Cancelled           somebody asked for it
@@ -34,8 +36,16 @@ class SourceUnavailable(PipelineError):
     """The source database could not be reached, or broke off."""
 
 
+class SourceTooSlow(SourceUnavailable):
+    """The source database took longer than it was given."""
+
+
 class SourceRefused(PipelineError):
     """The source database refused the query."""
+
+
+class FieldUnknown(SourceRefused):
+    """The job names a field that the source does not have."""
 
 
 class RowTooLarge(PipelineError):

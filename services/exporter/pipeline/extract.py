@@ -1,9 +1,4 @@
-"""Rows of a data interval as JSON lines, from one read-only snapshot of the source.
-
-The server writes the JSON (`row_to_json`) and `COPY` carries it: the client parses nothing. `COPY`'s text format
-would double backslashes, so the format is csv with U+0001 and U+0002 as quote and delimiter, which can't occur inside
-JSON; the only fields that come quoted are those with a raw line break, and only `json` columns (not `jsonb`) hold one.
-"""
+"""Rows of a data interval as lines of a file, from one read-only snapshot of the source."""
 
 import threading
 from collections.abc import Generator, Sequence
@@ -14,43 +9,13 @@ from types import TracebackType
 from typing import Any, LiteralString, Self
 
 import psycopg
-from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg import sql
 
-from services.exporter.pipeline.errors import Cancelled, PipelineError, RowTooLarge, SourceRefused, SourceUnavailable
-
-_CONNECTION: dict[str, str | int] = {
-    "application_name": "cdds-exporter",
-    "connect_timeout": 10,
-    # A source that vanished without a word is noticed after 30 + 3 * 10 = 60 s.
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
-"""libpq settings, in seconds where they are times; the DSN overrides each of them."""
-
-# Local to the transaction, because a connection pooler between us and the source may drop start-up options. Each
-# is PostgreSQL's default (the time zone apart), so that a setting of the role or database can't change the bytes.
-_PIN_OUTPUT = """
-    SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO, MDY', true),
-           set_config('IntervalStyle', 'postgres', true), set_config('bytea_output', 'hex', true),
-           set_config('extra_float_digits', '1', true), set_config('statement_timeout', %s, true)
-"""
-
-_DESCRIBE = """
-    SELECT n.nspname, c.relname, array_agg(a.attname::text ORDER BY a.attnum)
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE c.oid = pg_catalog.to_regclass(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-    GROUP BY n.nspname, c.relname
-"""
-
-_COPY: LiteralString = "COPY ({}) TO STDOUT (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
-# `r.*` and not `r`: a column named `r` would win over the row.
-_ROWS: LiteralString = "SELECT row_to_json(r.*) FROM (SELECT {columns} FROM {table} WHERE {filter} ORDER BY {order}) r"
-_QUOTE = 0x01
-_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+from services.exporter.pipeline.content import AS_IT_IS, Content, encoder, selected
+from services.exporter.pipeline.errors import Cancelled, FieldUnknown, SourceRefused
+from services.exporter.pipeline.source import Column, SourceConnection, connect, describe, pin_output, translation
+from shared.events import Question
+from shared.sources import DataType, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +40,25 @@ class Query:
     interval_to: datetime
     statement_timeout: timedelta = timedelta(0)
     """Zero means none."""
+    connect_timeout: timedelta | None = None
+    """None means what the DSN says, or 10 s."""
+
+    @classmethod
+    def answering(cls, question: Question, tenant: str, source: Source, data_type: DataType) -> Self:
+        """The rows that `question` asks for. Raises SourcesInvalid."""
+        return cls(
+            dsn=source.resolve_dsn(),
+            table=data_type.table,
+            columns=question.fields,
+            id_column=data_type.id_column,
+            time_column=data_type.time_column,
+            tenant_column=data_type.tenant_column,
+            tenant=tenant,
+            media_type_column=data_type.media_type_column,
+            media_types=None if question.media_types == "all" else question.media_types,
+            interval_from=question.interval_from,
+            interval_to=question.interval_to,
+        )
 
 
 class Extraction:
@@ -86,23 +70,27 @@ class Extraction:
     snapshot: str
     """PostgreSQL's name of the snapshot, `xmin:xmax:in-progress`; set on entering."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: Query, content: Content = AS_IT_IS) -> None:
         self._query = query
+        self._content = content
+        self._encoder = encoder((), content)
         self._cancelled = threading.Event()
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._connection: SourceConnection | None = None
         self._table: sql.Composable = sql.SQL("")
-        self._columns: Sequence[str] = ()
+        self._columns: Sequence[Column] = ()
 
     def __enter__(self) -> Self:
-        connection = self._connection = _connect(self._query.dsn)
+        wait = self._query.connect_timeout
+        settings = {} if wait is None else {"connect_timeout": int(wait.total_seconds())}
+        connection = self._connection = connect(self._query.dsn, **settings)
         try:
             with self._translated():
-                timeout = f"{int(self._query.statement_timeout.total_seconds() * 1000)}ms"
-                connection.execute(_PIN_OUTPUT, (timeout,))
+                pin_output(connection, self._query.statement_timeout)
                 row = connection.execute("SELECT pg_catalog.pg_current_snapshot()::text").fetchone()
                 assert row is not None
                 self.snapshot = row[0]
                 self._table, self._columns = self._described(connection)
+                self._encoder = encoder(self._columns, self._content)
         except BaseException:
             connection.close()
             raise
@@ -114,30 +102,68 @@ class Extraction:
         if self._connection is not None:
             self._connection.close()
 
+    @property
+    def header(self) -> bytes:
+        """What each file begins with."""
+        return self._encoder.header
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that are exported, in their order."""
+        return [column.name for column in self._columns]
+
     def estimate(self) -> int:
         """How many rows `rows` will give; exact today, and no more than an estimate by contract."""
-        statement = sql.SQL("SELECT count(*) FROM {table} WHERE {filter}").format(
-            table=self._table, filter=self._filter()
+        return self._one("SELECT count(*) FROM {table} t WHERE {filter}")
+
+    def planned(self) -> int:
+        """How many rows the source's planner expects; takes milliseconds."""
+        return self._one("EXPLAIN (FORMAT json) SELECT FROM {table} t WHERE {filter}")[0]["Plan"]["Plan Rows"]
+
+    def width(self) -> int | None:
+        """Bytes of a row's values as the source's statistics have it; None where it has none, as for a view."""
+        return self._one(
+            """SELECT sum(s.avg_width)::int FROM pg_catalog.pg_stats s
+               JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
+               JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename
+               WHERE c.oid = pg_catalog.to_regclass({name}) AND s.attname = ANY({columns})"""
         )
-        with self._translated():
-            row = self._open().execute(statement).fetchone()
-        assert row is not None
-        return row[0]
 
     def rows(self) -> Generator[bytes, None, None]:
-        """One JSON object per item, on exactly one line that ends in a line feed. Close it before leaving early."""
-        select = sql.SQL(_ROWS).format(
-            columns=sql.SQL(", ").join(map(sql.Identifier, self._columns)),
-            table=self._table,
-            filter=self._filter(),
-            order=sql.SQL(", ").join(map(sql.Identifier, (self._query.time_column, self._query.id_column))),
+        """One record per item, with its line feed. Close it before leaving early."""
+        with self._translated():
+            yield from self._copied(
+                sql.SQL("ORDER BY {}, {}").format(
+                    sql.Identifier("t", self._query.time_column), sql.Identifier("t", self._query.id_column)
+                )
+            )
+
+    def sample(self, limit: int) -> list[bytes]:
+        """At most `limit` records, whichever are found first; if it fails, the extraction can go on."""
+        with self._translated(), self._open().transaction():
+            return list(self._copied(sql.SQL("LIMIT {}").format(sql.Literal(limit))))
+
+    def _copied(self, tail: sql.Composable) -> Generator[bytes, None, None]:
+        rows = sql.SQL("SELECT {columns} FROM {table} t WHERE {filter} {tail}").format(
+            columns=selected(self._columns, self._content), table=self._table, filter=self._filter(), tail=tail
         )
         is_cancelled = self._cancelled.is_set
-        with self._translated(), self._open().cursor() as cursor, cursor.copy(sql.SQL(_COPY).format(select)) as copy:
-            for line in copy:
+        with self._open().cursor() as cursor, cursor.copy(self._encoder.statement(rows)) as copy:
+            for line in self._encoder.lines(copy):
                 if is_cancelled():
                     raise Cancelled
-                yield _unquoted(bytes(line)) if line[0] == _QUOTE else bytes(line)
+                yield line
+
+    def _one(self, statement: LiteralString) -> Any:
+        """The only value of a statement about the question."""
+        whole = sql.SQL(statement).format(
+            table=self._table, filter=self._filter(),
+            name=sql.Literal(self._query.table), columns=sql.Literal(self.fields),
+        )  # fmt: skip
+        with self._translated():
+            row = self._open().execute(whole).fetchone()
+        assert row is not None
+        return row[0]
 
     def cancel(self) -> None:
         """End `estimate` and `rows` with Cancelled; for any thread, any number of times.
@@ -155,28 +181,28 @@ class Extraction:
             # The flag is set: the next row ends the extraction, whether or not the server listened.
             return
 
-    def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _open(self) -> SourceConnection:
         assert self._connection is not None, "use the extraction as a context manager"
         if self._cancelled.is_set():
             raise Cancelled
         return self._connection
 
-    def _described(self, connection: psycopg.Connection[tuple[Any, ...]]) -> tuple[sql.Identifier, Sequence[str]]:
+    def _described(self, connection: SourceConnection) -> tuple[sql.Identifier, Sequence[Column]]:
         """Table and columns as the catalogue spells them."""
         query = self._query
-        found = connection.execute(_DESCRIBE, (query.table,)).fetchone()
-        if found is None:
-            raise SourceRefused(f"there is no table {query.table}")
-        schema, name, existing = found
-        wanted = [*(query.columns or ()), query.id_column, query.time_column]
+        table = describe(connection, query.table)
+        existing = {column.name: column for column in table.columns}
+        asked = [*(query.columns or ()), *self._content.masking]
+        if missing := [name for name in asked if name not in existing]:
+            raise FieldUnknown(", ".join(dict.fromkeys(missing)))
+        needed = [query.id_column, query.time_column]
         if query.tenant_column is not None:
-            wanted.append(query.tenant_column)
+            needed.append(query.tenant_column)
         if query.media_types is not None and query.media_type_column is not None:
-            wanted.append(query.media_type_column)
-        missing = [column for column in wanted if column not in existing]
-        if missing:
-            raise SourceRefused(f"table {query.table} has no column {', '.join(dict.fromkeys(missing))}")
-        return sql.Identifier(schema, name), query.columns or existing
+            needed.append(query.media_type_column)
+        if missing := [name for name in needed if name not in existing]:
+            raise SourceRefused(f"table {query.table} has no column {', '.join(missing)}")
+        return table.identifier, [existing[name] for name in query.columns or existing]
 
     def _filter(self) -> sql.Composable:
         """The rows of the question, as SQL; `COPY` takes no parameters, hence literals."""
@@ -196,23 +222,7 @@ class Extraction:
         try:
             yield
         except psycopg.Error as error:
-            raise Cancelled if self._cancelled.is_set() else _translation(error) from error
-
-
-def _connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
-    try:
-        settings: dict[str, Any] = {**_CONNECTION, **conninfo_to_dict(dsn), "client_encoding": "UTF8"}
-        conninfo = make_conninfo("", **settings)
-    except psycopg.ProgrammingError:
-        # libpq quotes the DSN, password included, in its message.
-        raise SourceRefused("the DSN can't be read") from None
-    try:
-        connection = psycopg.connect(conninfo, prepare_threshold=None)
-    except psycopg.Error as error:
-        raise _translation(error) from error
-    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    connection.read_only = True
-    return connection
+            raise Cancelled if self._cancelled.is_set() else translation(error) from error
 
 
 def _is_one_of(column: str | None, values: Sequence[str]) -> sql.Composable:
@@ -220,29 +230,3 @@ def _is_one_of(column: str | None, values: Sequence[str]) -> sql.Composable:
         return sql.SQL("false")
     # Literals without a type, so that text, enum and integer columns all compare, and by their index.
     return sql.SQL("{} IN ({})").format(sql.Identifier(column), sql.SQL(", ").join(map(sql.Literal, values)))
-
-
-def _unquoted(field: bytes) -> bytes:
-    """The JSON inside a quoted csv field, on one line.
-
-    A raw line break in JSON can only be white space between tokens (RFC 8259, section 7), so a blank says the same.
-
-    >>> _unquoted(bytes([1]) + b'{"a":' + bytes([10]) + b' 1}' + bytes([1, 10]))
-    b'{"a":  1}\\n'
-    """
-    return field[1:-2].translate(_LINE_BREAKS) + b"\n"
-
-
-def _translation(error: psycopg.Error) -> PipelineError:
-    """Our error for the driver's: what an operator can mend is SourceRefused, what may pass is SourceUnavailable."""
-    reason = error.diag.message_primary or str(error).strip()
-    match error:
-        case errors.ProgramLimitExceeded():
-            return RowTooLarge(reason)
-        # PostgreSQL builds a row in at most 1 GiB, and says so in two ways; this one is never translated.
-        case errors.InternalError_() if "invalid memory alloc request size" in reason:
-            return RowTooLarge(reason)
-        case psycopg.OperationalError() | psycopg.InterfaceError():
-            return SourceUnavailable(reason)
-        case _:
-            return SourceRefused(reason)

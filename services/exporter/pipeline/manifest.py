@@ -55,7 +55,10 @@ class DataInterval:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Times are aware; hashes and fingerprints are lower-case hexadecimal SHA-256."""
+    """Times are aware; hashes and fingerprints are lower-case hexadecimal SHA-256.
+
+    `fields` are in the order of the file; `masking` says how the masked ones among them are.
+    """
 
     run: str
     job: str
@@ -69,6 +72,8 @@ class Manifest:
     rows: int
     parts: Sequence[PartRecord]
     recipients: Sequence[str]
+    fields: Sequence[str]
+    masking: Mapping[str, str]
     format: str
     encryption: str
     software_version: str

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,10 @@ class ObjectStore:
             if self._folder not in target.parents:
                 raise ValueError(f"{prefix} lies outside the store")
             with _explained(prefix):
-                if target.exists():
-                    shutil.rmtree(target)
+                while target.exists():
+                    # Gone under our hands: another worker deletes the same.
+                    with suppress(FileNotFoundError):
+                        shutil.rmtree(target)
             return
         with _explained(prefix):
             for found in obstore.list(self._store, prefix):
