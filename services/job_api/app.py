@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from services.job_api import api, consumers
+from services.job_api import api, consumers, loops
 from services.job_api.config import Settings
 from services.job_api.store import Store
 from shared import runtime
@@ -18,7 +18,8 @@ async def application(settings: Settings) -> None:
     async with backbone(SERVICE, settings) as service:
         store = Store(service.database)
         consumers.register(service.inbox, store)
-        await service.run(router=api.router(store, sources), problems=api.PROBLEMS)
+        forget_old_keys = loops.forget_old_keys(store, settings.outage_patience)
+        await service.run(forget_old_keys, router=api.router(store, sources), problems=api.PROBLEMS)
 
 
 def main() -> NoReturn:

@@ -1,7 +1,13 @@
 """What a person writes, and the sources it is checked against."""
 
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
+from services.job_api.domain import jobs
+from services.job_api.domain.certificates import Certificate
+from services.job_api.store import Store
+from shared.events import Job
 from shared.jobs import JobSettings
 from shared.sources import Source, Sources
 
@@ -12,6 +18,9 @@ WRITTEN: dict[str, Any] = {
     "schedule": {"kind": "hourly", "every": 4},
     "timeframe": {"kind": "last", "count": 4, "unit": "hour"},
 }
+
+
+VALID = Certificate("f" * 64, "", "CN=client", datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 
 def settings(**changes: Any) -> JobSettings:
@@ -40,3 +49,18 @@ def operators_file() -> Sources:
 
 def sources() -> dict[str, Source]:
     return operators_file().sources
+
+
+async def create(store: Store, tenant: str = "acme", once: tuple[str, bytes] | None = None, **changes: Any) -> Job:
+    """A stored job of a tenant that has a certificate."""
+    await store.add_certificate(tenant, "alice", VALID)
+    job_id = uuid4()
+    row = await store.create_job(
+        tenant, job_id,
+        lambda now, certificates: jobs.new_job(
+            settings(**changes), job_id=job_id, created_by="alice", now=now, sources=sources(),
+            certificates=certificates,
+        ),
+        once,
+    )  # fmt: skip
+    return row.job

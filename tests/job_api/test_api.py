@@ -1,11 +1,10 @@
 """The commands over HTTP: what is refused is refused with a remedy, and leaves nothing behind."""
 
 import json
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import pytest
@@ -17,14 +16,12 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.job_api.store import Store
 from shared.auth import Authenticator
 from shared.database import Database, connect
-from shared.events import RunState, ScheduleComputed
 from tests.conftest import fresh_database
 from tests.job_api import certificates
 from tests.job_api.conftest import TokenFor, certify, client_of
+from tests.job_api.edge import CERTIFICATES, JOBS, problem, submit, written
 from tests.job_api.jobs import WRITTEN
 
-JOBS = "/api/v1/jobs"
-CERTIFICATES = "/api/v1/certificates"
 UNKNOWN = UUID(int=1)
 
 
@@ -36,26 +33,6 @@ async def counts(database: Database) -> tuple[int, int, int]:
         )
     assert row
     return row[0], row[1], row[2]
-
-
-def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    body = answer.json()
-    assert (answer.status_code, body["type"].rpartition("/")[2]) == (status, slug), body
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert body["status"] == status
-    assert body["title"]
-    assert body["detail"]
-    return body
-
-
-def written(**changes: Any) -> dict[str, Any]:
-    return {**WRITTEN, **changes}
-
-
-async def submit(http: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
-    answer = await http.post(JOBS, json=written(**changes))
-    assert answer.status_code == 201, answer.text
-    return answer.json()
 
 
 # --- submitting ---------------------------------------------------------------------------------------------------
@@ -239,54 +216,6 @@ async def test_a_job_of_another_tenant_is_as_unknown_as_one_that_does_not_exist(
     assert (await http.get(JOBS, headers=bearer("globex"))).json() == {"items": [], "next": None}
 
 
-# --- lists --------------------------------------------------------------------------------------------------------
-
-
-async def test_pages_are_stable_while_jobs_are_added(http: httpx.AsyncClient, certified: None) -> None:
-    ids = [(await submit(http, title=f"Job {n}"))["id"] for n in range(7)]
-    page = (await http.get(JOBS, params={"limit": 3})).json()
-    seen = [job["id"] for job in page["items"]]
-    while page["next"]:
-        await submit(http, title="Added meanwhile")
-        page = (await http.get(JOBS, params={"limit": 3, "after": page["next"]})).json()
-        seen += [job["id"] for job in page["items"]]
-    assert seen == ids[::-1]
-
-
-@pytest.mark.parametrize(
-    ("query", "pointer"),
-    [
-        ({"limit": 0}, "/query/limit"),
-        ({"limit": 201}, "/query/limit"),
-        ({"limit": "many"}, "/query/limit"),
-        ({"after": "xyz"}, "/query/after"),
-        ({"after": "ä"}, "/query/after"),
-        ({"after": urlsafe_b64encode(f"0001-01-01T00:00:00+14:00 {UNKNOWN}".encode()).decode()}, "/query/after"),
-    ],
-    ids=["none", "too many", "no number", "no cursor", "not even base64", "before the year 1"],
-)  # fmt: skip
-async def test_a_page_that_does_not_exist_is_refused(
-    http: httpx.AsyncClient, query: dict[str, Any], pointer: str
-) -> None:
-    body = problem(await http.get(JOBS, params=query), 422, "invalid")
-    assert [error["pointer"] for error in body["errors"]] == [pointer]
-
-
-async def test_a_job_shows_its_next_slot_and_latest_run(http: httpx.AsyncClient, store: Store, certified: None) -> None:
-    job = await submit(http)
-    now = datetime.now(UTC)
-    event = ScheduleComputed(
-        occurred_at=now, tenant="acme", job_id=job["id"], job_version=1, next_slot_at=datetime(2030, 1, 1, tzinfo=UTC)
-    )
-    await store.note_next_slot(event.job_id, event.job_version, event.next_slot_at)
-    run = uuid4()
-    await store.note_run("acme", event.job_id, run, RunState.RUNNING, version=2, seen_at=now)
-    answer = (await http.get(f"{JOBS}/{job['id']}")).json()
-    assert answer["next_slot_at"] == "2030-01-01T00:00:00Z"
-    assert (answer["latest_run"]["id"], answer["latest_run"]["state"]) == (str(run), "running")
-    assert (await http.get(JOBS)).json()["items"] == [answer]
-
-
 # --- certificates -------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +231,44 @@ async def test_a_certificate_is_listed_with_what_its_owner_should_know(
     assert [item["fingerprint"] for item in listed] == [answers[0].json()["fingerprint"]]
     assert any("2048 bits" in warning for warning in listed[0]["warnings"])
     assert any("expires in" in warning for warning in listed[0]["warnings"])
+
+
+async def test_a_removed_certificate_is_told_warned_of_and_may_be_added_again(
+    http: httpx.AsyncClient, database: Database
+) -> None:
+    now = datetime.now(UTC)
+    content = [
+        certificates.pem(subject=name, begins=now - timedelta(days=1), ends=now + timedelta(days=90))
+        for name in ("one", "two")
+    ]
+    one, two = [(await http.post(CERTIFICATES, content=pem)).json() for pem in content]
+    read = await http.get(f"{CERTIFICATES}/{one['fingerprint']}")
+    assert (read.status_code, read.json()) == (200, one)
+    assert one["valid"]
+    first, last = [await http.delete(f"{CERTIFICATES}/{item['fingerprint']}") for item in (one, two)]
+    assert (first.status_code, first.json()) == (200, {"fingerprint": one["fingerprint"], "warnings": []})
+    assert "No valid certificate is left" in last.json()["warnings"][0]
+    problem(await http.delete(f"{CERTIFICATES}/{one['fingerprint']}"), 404, "not-found")
+    problem(await http.get(f"{CERTIFICATES}/{one['fingerprint']}"), 404, "not-found")
+    assert (await http.post(CERTIFICATES, content=content[0])).status_code == 201
+    async with database.session() as connection:
+        told = [row["type"].split(".")[1] for row in await connection.fetch("SELECT type FROM outbox ORDER BY id")]
+        audit = [row["action"] for row in await connection.fetch("SELECT action FROM audit ORDER BY id")]
+    assert told == [
+        "CertificateAdded",
+        "CertificateAdded",
+        "CertificateRemoved",
+        "CertificateRemoved",
+        "CertificateAdded",
+    ]
+    assert audit == [f"certificate.{kind}" for kind in ("add", "add", "remove", "remove", "add")]
+
+
+@pytest.mark.parametrize("fingerprint", ["x", "0" * 63, "F" * 64, "%00"])
+async def test_a_fingerprint_that_is_none_is_refused(http: httpx.AsyncClient, fingerprint: str) -> None:
+    for method in ("GET", "DELETE"):
+        answer = await http.request(method, f"{CERTIFICATES}/{fingerprint}")
+        assert problem(answer, 422, "invalid")["errors"][0]["pointer"] == "/path/fingerprint"
 
 
 @pytest.mark.parametrize(
