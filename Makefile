@@ -43,6 +43,12 @@ test: install ## The tests that need nothing but Python
 test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
 	$(BIN)/pytest -m "apache and not slow and not faults"
 
+SEEDS ?= 1000
+
+.PHONY: simulate
+simulate: install ## Virtual years of the scheduler with faults: SEEDS=1000 of them, or the one of SEED=1234
+	$(BIN)/python -m tests.simulation $(if $(SEED),$(SEED),--seeds $(SEEDS))
+
 .PHONY: format
 format: install ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -73,3 +79,11 @@ bench-export: install ## Export 1 million rows beside raw COPY and the shell pip
 .PHONY: bench-outbox
 bench-outbox: install ## Outbox relay throughput and commit-to-consumer latency on Apache Kafka
 	$(BIN)/python -m bench.outbox
+
+.PHONY: bench-api
+bench-api: install ## POST and GET /jobs at a steady 500 requests a second, beside a bare FastAPI and asyncpg
+	$(BIN)/python -m bench.api
+
+.PHONY: bench-scheduler
+bench-scheduler: install ## 10,000 and 100,000 jobs due at one boundary among a million, beside APScheduler
+	$(BIN)/python -m bench.scheduler

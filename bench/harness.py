@@ -56,12 +56,19 @@ def _cpu_seconds() -> float:
 
 def _peak_rss_mib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, KiB elsewhere
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    status = Path("/proc/self/status")
-    if status.exists():
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    if Path("/proc").exists():
         # Linux lets ru_maxrss survive exec, so a child's would begin at what its parent had.
-        own = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit) / 2**20
+        own = server_peak_rss_mib(os.getpid())
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20)
+
+
+def server_peak_rss_mib(pid: int | None) -> float:
+    """The most memory that a process has had so far, without its descendants; NaN without /proc."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return float("nan")
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
 def server_cpu_seconds(pid: int | None) -> float:
@@ -110,6 +117,18 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     out.print(table)
 
 
-def print_result(result: Mapping[str, float]) -> None:
-    """The last line of a benchmark, for programs: one JSON object."""
-    print(orjson.dumps({name: round(value, 3) for name, value in result.items()}).decode())
+def print_result(result: Mapping[str, object]) -> None:
+    """The last line of a benchmark, for programs: one JSON object, its numbers rounded."""
+    print(orjson.dumps(_rounded(result)).decode())
+
+
+def _rounded(value: object) -> object:
+    match value:
+        case float():
+            return round(value, 3)
+        case Mapping():
+            return {name: _rounded(inner) for name, inner in value.items()}
+        case list():
+            return [_rounded(inner) for inner in value]
+        case _:
+            return value

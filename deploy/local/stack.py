@@ -3,7 +3,7 @@
 <data>/postgres      PostgreSQL, unless a DSN was given
 <data>/kafka-…       the broker's records, unless an address was given
 <data>/objects       artifacts
-<data>/secrets       the key pair that signs tokens, and the key that signs manifests
+<data>/secrets       the key pair that signs tokens, and the keys that sign manifests and mask fields
 <data>/stack.json    addresses and process ids while it runs
 <data>/unclean       there from start to clean stop: found at a start, it means that the last run was killed
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
 
@@ -98,6 +99,9 @@ class Secrets:
         self.token_key = folder / "token-key.pem"
         self.token_public_key = folder / "token-key.pub.pem"
         self.signing_key = folder / "manifest-key.pem"
+        self.masking_key = folder / "masking-key"
+        if not self.masking_key.exists():
+            _write_private(self.masking_key, token_hex(32).encode())
         for path in (self.token_key, self.signing_key):
             if not path.exists():
                 _write_private(path, _pem(Ed25519PrivateKey.generate()))
@@ -281,6 +285,7 @@ class Stack:
                 **sources,
                 "objects": str(self.data / "objects"),
                 "signing_key": str(self.secrets.signing_key),
+                "masking_key": self.secrets.masking_key.read_text(),
             },
             "history": stateful,
             "console": {name: self.url_of(name) for name in ("job_api", "exporter", "history")},

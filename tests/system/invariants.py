@@ -40,9 +40,22 @@ QUERIES = {
         LEFT JOIN scheduler.outbox o ON o.type = 'cdds.RunRequested.v1' AND (o.value::json->>'run_id')::uuid = s.run_id
         WHERE s.outcome = 'requested' GROUP BY s.run_id HAVING count(o.id) <> 1
     """,
+    "a slot still waits": """
+        SELECT job_id, slot_key FROM scheduler.slots WHERE outcome = 'waiting'
+    """,
+    "the scheduler knows another end of a run than the exporter": """
+        SELECT run_id, s.run_state, r.state FROM scheduler.slots s JOIN exporter.runs r USING (run_id)
+        WHERE s.run_state <> r.state
+    """,
+    "job_api knows another outcome of a slot than the scheduler": """
+        SELECT run_id, s.outcome, r.state FROM scheduler.slots s FULL JOIN job_api.runs r USING (run_id)
+        WHERE s.outcome <> 'missed'
+          AND (s.outcome = 'skipped') IS DISTINCT FROM (r.state = 'skipped')
+    """,
     "a one-time job is not done after its slot": """
         SELECT id, state, suspended_reason FROM job_api.jobs
         WHERE settings->'schedule'->>'kind' = 'once' AND EXISTS (SELECT FROM scheduler.slots WHERE job_id = id)
+          AND state <> 'deleted'
           AND (state, suspended_reason) IS DISTINCT FROM ('suspended', 'one_time')
     """,
     "a run is still open": """
@@ -100,7 +113,8 @@ QUERIES = {
     """,
     "job_api shows another state of a run than the exporter": """
         SELECT run_id, mine.state, mine.version, theirs.state, theirs.version
-        FROM exporter.runs mine FULL JOIN job_api.runs theirs USING (run_id)
+        FROM exporter.runs mine
+        FULL JOIN (SELECT * FROM job_api.runs WHERE state <> 'skipped') theirs USING (run_id)
         WHERE (mine.state, mine.version, mine.job_id, mine.tenant)
           IS DISTINCT FROM (theirs.state, theirs.version, theirs.job_id, theirs.tenant)
     """,

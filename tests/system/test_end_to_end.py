@@ -136,7 +136,8 @@ async def test_an_hourly_job_runs_at_its_boundary_and_names_the_next_one(stack: 
     await job_with(acme, job, next_slot_at=utc_text(next_hour))
     # Nobody can wait an hour here, so the slot becomes one that was missed three hours ago. No API allows this.
     missed = next_hour - timedelta(hours=3)
-    await fetch(stack, "UPDATE scheduler.schedules SET next_slot_at = $2 WHERE job_id = $1", job["id"], missed)
+    backdate = "UPDATE scheduler.schedules SET next_slot_at = $2, due_at = $2 WHERE job_id = $1 RETURNING true"
+    await eventually(lambda: fetch(stack, backdate, job["id"], missed), what="the job's schedule")
 
     executions = await acme.finished(job, count=3)
 

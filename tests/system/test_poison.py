@@ -15,7 +15,7 @@ CONSUMERS = {
     "job_api.jobs.v1": {"scheduler", "history"},
     "job_api.certificates.v1": {"exporter", "history"},
     "scheduler.runs.v1": {"job_api", "exporter", "history"},
-    "exporter.runs.v1": {"job_api", "history"},
+    "exporter.runs.v1": {"job_api", "scheduler", "history"},
 }
 TYPES = {
     "job_api.jobs.v1": b"cdds.JobCreated.v1",
