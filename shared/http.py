@@ -228,7 +228,10 @@ async def _validation(_: Request, error: Exception) -> Response:
 
 def wrong(found: Sequence[Mapping[str, Any]], body: object) -> Problem:
     """422 for what pydantic found wrong with `body`; locations begin with where they are, such as `body`."""
-    errors = [{"pointer": _pointer(item, body), "message": item["msg"], "remedy": _remedy(item)} for item in found]
+    errors = [
+        {"pointer": _pointer(item, body), "message": item["msg"].removeprefix("Value error, "), "remedy": _remedy(item)}
+        for item in found
+    ]
     return Problem(422, "invalid", f"{errors[0]['pointer']}: {errors[0]['message']}", errors=errors)
 
 
