@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 from cronsim import CronSim
 
 from shared.clock import floor_to, utc_text
-from shared.events import Reprocess, Slot, Trigger
+from shared.events import Question, Reprocess, Slot, Trigger
 from shared.jobs import (
     AllData,
     Cron,
@@ -166,6 +166,23 @@ def data_interval(
             return begin, max(begin, slot_at - settle)
         case _:
             assert_never(timeframe)
+
+
+def question(settings: JobSettings, begin: datetime | None, end: datetime) -> Question:
+    """All that a run about [`begin`, `end`) has to answer."""
+    return Question(
+        source=settings.source,
+        type=settings.type,
+        media_types=settings.media_types,
+        interval_from=begin,
+        interval_to=end,
+        split_bytes=settings.split_bytes,
+        format=settings.format,
+        encryption=settings.encryption,
+        recipients=settings.recipients,
+        fields=settings.fields,
+        masking=settings.masking or None,
+    )
 
 
 def floor_to_unit(moment: datetime, unit: Unit) -> datetime:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 
 from shared.events import Progress, Question, RunRequested
 from shared.jobs import JobSettings, Once
-from shared.slots import data_interval, first_slot
+from shared.slots import data_interval, first_slot, question
 from shared.sources import DataType, Source
 
 
@@ -181,21 +181,7 @@ def next_question(settings: JobSettings, now: datetime, settle: timedelta) -> tu
     if slot_at is None:
         pointer = "/start" if isinstance(settings.schedule, Once) else "/ends_at"
         raise SettingsRefused([Fault(pointer, "no slot is due any more", "Use a later time.")])
-    interval_from, interval_to = data_interval(settings.timeframe, slot_at, settle)
-    question = Question(
-        source=settings.source,
-        type=settings.type,
-        media_types=settings.media_types,
-        interval_from=interval_from,
-        interval_to=interval_to,
-        split_bytes=settings.split_bytes,
-        format=settings.format,
-        encryption=settings.encryption,
-        recipients=settings.recipients,
-        fields=settings.fields,
-        masking=settings.masking or None,
-    )
-    return slot_at, question
+    return slot_at, question(settings, *data_interval(settings.timeframe, slot_at, settle))
 
 
 def measurable(question: Question, settled_at: datetime) -> Question:

@@ -48,7 +48,7 @@ def entry(at: datetime, *, open_: bool, trigger: str = "schedule", **changes: An
     slot = slots.scheduled_slot(at)
     if trigger != "schedule":
         slot = slot.model_copy(update={"key": f"{trigger}:{uuid4()}", "trigger": trigger})
-    asked = domain.question(settings(), at - HOUR, at)
+    asked = slots.question(settings(), at - HOUR, at)
     return replace(
         Entry(slot, slots.run_id(JOB, slot.key), Outcome.WAITING, 3),
         **({"outcome": Outcome.REQUESTED, "run_state": RunState.OPEN, "question": asked} if open_ else {}),

@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
-from services.scheduler import domain
 from shared import database, slots
 from shared.events import JobCreated, RunFailed, RunRequested, RunSucceeded, Slot, Trigger
 from tests.conftest import fresh_database
@@ -66,7 +65,7 @@ class FirstRelease:
     async def run(self, job: JobCreated, slot: Slot = RAN) -> RunRequested:
         asked = RunRequested(
             occurred_at=slot.at, tenant="acme", job_id=job.job_id, job_version=1, slot=slot, title="A job",
-            run_id=slots.run_id(job.job_id, slot.key), question=domain.question(settings(), slot.at - HOUR, slot.at),
+            run_id=slots.run_id(job.job_id, slot.key), question=slots.question(settings(), slot.at - HOUR, slot.at),
         )  # fmt: skip
         await self._write(
             """INSERT INTO slots (job_id, tenant, slot_key, slot_at, trigger, outcome, run_id)

@@ -11,7 +11,7 @@ import hypothesis
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from services.scheduler.domain import REASONS, Decision, Entry, Outcome, Plan, RunState, question
+from services.scheduler.domain import REASONS, Decision, Entry, Outcome, Plan, RunState
 from shared import slots
 from shared.database import Connection
 from shared.events import Trigger
@@ -83,7 +83,7 @@ def entries(draw: st.DrawFn, plan: Plan) -> Entry:
         slot, slots.run_id(plan.job_id, slot.key), draw(st.sampled_from(Outcome)), draw(st.integers(1, 10**6)),
         retry_of=draw(st.none() | st.uuids()) if trigger is Trigger.RETRY else None,
     )  # fmt: skip
-    asked = question(plan.settings, draw(st.none() | moments), draw(moments))
+    asked = slots.question(plan.settings, draw(st.none() | moments), draw(moments))
     match entry.outcome:
         case Outcome.WAITING:
             return replace(entry, question=draw(st.none() | st.just(asked)))
@@ -136,7 +136,9 @@ async def test_what_is_final_in_the_ledger_stays_whatever_is_written(world: Worl
     at = datetime(2026, 5, 4, 12, tzinfo=UTC)
     slot = slots.scheduled_slot(at)
     new = Entry(slot, slots.run_id(plan.job_id, slot.key), Outcome.WAITING, 1)
-    asked = replace(new, outcome=Outcome.REQUESTED, question=question(plan.settings, None, at), run_state=RunState.OPEN)
+    asked = replace(
+        new, outcome=Outcome.REQUESTED, question=slots.question(plan.settings, None, at), run_state=RunState.OPEN
+    )
     finals = [
         *(replace(asked, run_state=state) for state in RunState if state is not RunState.OPEN),
         replace(new, outcome=Outcome.SKIPPED, reason="overlap"),

@@ -11,7 +11,7 @@ from services.scheduler.domain.decisions import (
     start_backfill,
 )
 from services.scheduler.domain.ledger import REASONS, Backfill, Decision, Entry, Outcome, Plan, RunState
-from services.scheduler.domain.turn import ON_TIME, Settle, Turn, catch_up_mode, question
+from services.scheduler.domain.turn import ON_TIME, Settle, Turn, catch_up_mode
 
 __all__ = [
     "ON_TIME",
@@ -30,7 +30,6 @@ __all__ = [
     "end_run",
     "go_on",
     "keep",
-    "question",
     "retry",
     "run_now",
     "start_backfill",

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Final
 
 from services.scheduler.domain.ledger import Backfill, Decision, Entry, Plan, RunState
-from services.scheduler.domain.turn import Settle, Turn, question
+from services.scheduler.domain.turn import Settle, Turn
 from shared import slots
 from shared.events import (
     BackfillRequested,
@@ -191,7 +191,7 @@ def start_backfill(
     waiting = [
         turn.wait_for_backfill(
             slots.backfilled_slot(command.event_id, piece.at),
-            question(plan.settings, piece.interval_from, piece.interval_to),
+            slots.question(plan.settings, piece.interval_from, piece.interval_to),
         )
         for piece in pieces
     ]

@@ -210,7 +210,7 @@ class Turn:
             if slot.trigger is Trigger.SCHEDULE:
                 return None
             end = begin  # asked for by somebody, who gets an answer without rows
-        return question(settings, begin, end)
+        return slots.question(settings, begin, end)
 
     # --- writing it down ---------------------------------------------------------------------------------------
 
@@ -242,20 +242,3 @@ def catch_up_mode(settings: JobSettings) -> CatchUpMode:
     if settings.catchup.mode is CatchUpMode.ALL and isinstance(settings.timeframe, SinceLastRun):
         return CatchUpMode.LATEST
     return settings.catchup.mode
-
-
-def question(settings: JobSettings, begin: datetime | None, end: datetime) -> Question:
-    """All that a run about [`begin`, `end`) has to answer."""
-    return Question(
-        source=settings.source,
-        type=settings.type,
-        media_types=settings.media_types,
-        interval_from=begin,
-        interval_to=end,
-        split_bytes=settings.split_bytes,
-        format=settings.format,
-        encryption=settings.encryption,
-        recipients=settings.recipients,
-        fields=settings.fields,
-        masking=settings.masking or None,
-    )
