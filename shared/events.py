@@ -14,7 +14,7 @@ import uuid_utils.compat
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.clock import UtcDatetime
-from shared.jobs import Encryption, Format, JobSettings, Masking, Retry
+from shared.jobs import CsvProfile, Encryption, Format, JobSettings, Masking, Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +248,8 @@ class Question(BaseModel):
     recipients: tuple[str, ...] | None
     fields: tuple[str, ...] | None = None
     masking: dict[str, Masking] | None = None
+    csv_profile: CsvProfile = "spreadsheet"
+    attachments: bool = False
 
 
 class ScheduleEvent(Event):
@@ -365,6 +367,8 @@ class Part(BaseModel):
     size_bytes: int
     rows: int
     sha256: str
+    entity: str | None = None
+    """What the rows are, as in the name of the file inside: `Interaction`, `Interaction-Attachment`."""
 
 
 class RunEvent(Event):
@@ -413,7 +417,7 @@ class ArtifactStored(RunEvent):
 
 
 class RunSucceeded(RunEvent):
-    """Published by exporter when all parts are stored and verified."""
+    """Published by exporter when all parts are stored and verified; `rows` and `bytes` count attachments, too."""
 
     rows: int
     bytes: int
@@ -421,6 +425,7 @@ class RunSucceeded(RunEvent):
     snapshot: str
     manifest_id: UUID
     manifest_sha256: str
+    schema_id: UUID | None = None
 
 
 class RunFailed(RunEvent):

@@ -262,6 +262,7 @@ class Retry(Settings):
 
 
 Format = Literal["jsonl", "csv"]
+CsvProfile = Literal["spreadsheet", "faithful"]
 Encryption = Literal["gcm", "smime", "none"]
 Masking = Literal["hash", "redact"]
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -287,8 +288,12 @@ class JobSettings(Settings):
     timeframe: Timeframe
     split_bytes: Annotated[Whole, Field(ge=64 * 1024, le=MAX_SPLIT_BYTES)] | None = None
     format: Format = "jsonl"
+    csv_profile: CsvProfile = "spreadsheet"
+    """`spreadsheet` puts an apostrophe before what would be taken for a formula; `faithful` changes nothing."""
     fields: Annotated[tuple[Column, ...], Field(min_length=1, max_length=1600)] | None = None
     masking: Annotated[dict[Column, Masking], Field(max_length=1600)] = Field(default_factory=dict)
+    attachments: Annotated[bool, Field(strict=True)] | None = None
+    """Whether attachments of the rows are exported, too; null means: unless `fields` or `masking` narrow the rows."""
     encryption: Encryption = "gcm"
     recipients: Annotated[tuple[Fingerprint, ...], Field(min_length=1, max_length=20)] | None = None
     overlap: Overlap = Overlap.BUFFER_ONE
@@ -340,6 +345,11 @@ class JobSettings(Settings):
         if isinstance(self.start, datetime) and self.ends_at is not None and self.ends_at <= self.start:
             raise ValueError("`ends_at` must be later than `start`")
         return self
+
+    @property
+    def with_attachments(self) -> bool:
+        """Whether attachments come along, where the source has any: nobody who hides fields gets their contents."""
+        return self.attachments if self.attachments is not None else self.fields is None and not self.masking
 
     @property
     def immediately(self) -> bool:

@@ -182,6 +182,8 @@ def question(settings: JobSettings, begin: datetime | None, end: datetime) -> Qu
         recipients=settings.recipients,
         fields=settings.fields,
         masking=settings.masking or None,
+        csv_profile=settings.csv_profile,
+        attachments=settings.with_attachments,
     )
 
 

@@ -8,17 +8,31 @@ import os
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.jobs import Slug
 
 Column = Annotated[str, Field(min_length=1, max_length=63)]
+TableName = Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")]
+"""`schema.table`, written as in SQL."""
 
 
 class SourcesInvalid(Exception):
     """The file of sources can't be used."""
+
+
+class Attachments(BaseModel):
+    """The table of files that belong to the rows of a type; they are exported to files of their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: TableName
+    entity_column: Column
+    """Holds the id of the row that the attachment belongs to."""
+    content_column: Column
+    """The bytes (`bytea`); base64 in the export."""
 
 
 class DataType(BaseModel):
@@ -26,15 +40,21 @@ class DataType(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
+    title: str = Field(pattern=r"^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$", max_length=60)
     """The noun in file names: `Interaction-<run>-0001.jsonl`."""
-    table: str = Field(pattern=r"^[^.]+\.[^.]+$")
-    """`schema.table`."""
+    table: TableName
     id_column: Column
     time_column: Column
     tenant_column: Column | None = None
     media_type_column: Column | None = None
     media_types: tuple[Slug, ...] = ()
+    attachments: Attachments | None = None
+    ordered: bool = False
+    """Whether rows come by time and id; otherwise as the source finds them, which spares it a sort."""
+    total: Literal["planner", "count"] = "planner"
+    """How the rows are counted beforehand: by the planner's estimate, or exactly, which reads them twice."""
+    unknown_types: Literal["fail", "text"] = "fail"
+    """What becomes of a column whose type this product does not know: the run fails, or it is exported as text."""
 
     @model_validator(mode="after")
     def _media_types_have_a_column(self) -> Self:
@@ -54,6 +74,10 @@ class Source(BaseModel):
     """Data intervals end this much before the slot, so that late rows are in."""
     allow_plaintext: bool = False
     """Whether jobs may ask for files without encryption."""
+    max_parallel: int | None = Field(default=None, ge=1)
+    """How many runs may read from it at once, all workers together; left out, as many as there are."""
+    statement_timeout: timedelta = timedelta(0)
+    """How long one statement may take there; zero is no limit."""
     tenants: tuple[str, ...] | None = None
     """Who may export from it; left out, every type names its tenant column."""
     types: dict[Slug, DataType] = Field(min_length=1)

@@ -57,7 +57,7 @@ QUESTION = Question(
 PROGRESS = Progress(attempt=1, sequence=7, rows=1200, bytes=345678, total=4800, percent=25.0, remaining_seconds=90.5)
 PART = Part(
     artifact_id=ARTIFACT, number=1, file_name=f"export-{RUN}-0001-of-0001.zip.p7m",
-    size_bytes=345678, rows=4800, sha256=FINGERPRINT,
+    size_bytes=345678, rows=4800, sha256=FINGERPRINT, entity="Interaction",
 )  # fmt: skip
 
 _JOB = {"job_id": JOB, "actor": "alice"}
@@ -103,6 +103,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     events.RunSucceeded: {
         **_RUN, "rows": 4800, "bytes": 345678, "parts": 1, "snapshot": "00000003-0000001B-1",
         "manifest_id": UUID("01990000-0000-7000-8000-00000000b001"), "manifest_sha256": FINGERPRINT,
+        "schema_id": UUID("01990000-0000-7000-8000-00000000b002"),
     },
     events.RunFailed: {**_RUN, "reason": "certificate_required", "message": "the tenant has no valid certificate"},
     events.RunCancelled: {**_RUN, "actor": "alice"},

@@ -34,7 +34,8 @@ def read(**changes: Any) -> JobSettings:
 
 DEFAULTS: dict[str, Any] = {
     "key": None, "description": "", "media_types": "all", "start": None, "ends_at": None, "split_bytes": None,
-    "format": "jsonl", "fields": None, "masking": {}, "encryption": "gcm", "recipients": None,
+    "format": "jsonl", "csv_profile": "spreadsheet", "fields": None, "masking": {}, "attachments": None,
+    "encryption": "gcm", "recipients": None,
     "overlap": "buffer_one", "catchup": {"mode": "latest", "window": "P7D"}, "jitter": "PT0S",
     "retry": {"attempts": 3, "backoff": "PT1M"}, "pause_after_failures": None, "labels": {},
 }  # fmt: skip
@@ -260,7 +261,8 @@ def test_settings_written_before_these_fields_existed_are_read() -> None:
     }  # fmt: skip
     now = json.loads(JobSettings.model_validate_json(json.dumps(before)).model_dump_json())
     assert now == before | {
-        "fields": None, "masking": {}, "overlap": "buffer_all", "catchup": {"mode": "all", "window": "P7D"},
+        "csv_profile": "spreadsheet", "fields": None, "masking": {}, "attachments": None,
+        "overlap": "buffer_all", "catchup": {"mode": "all", "window": "P7D"},
         "jitter": "PT0S", "pause_after_failures": None,
     }  # fmt: skip
 
@@ -307,6 +309,8 @@ rest = optional(
     media_types=st.just("all") | st.lists(slugs, min_size=1, max_size=3, unique=True),
     split_bytes=st.integers(64 * 1024, 1024**3), format=st.sampled_from(("jsonl", "csv")),
     masking=st.dictionaries(columns, st.sampled_from(("hash", "redact")), max_size=3),
+    attachments=st.none() | st.booleans(),
+    csv_profile=st.sampled_from(("spreadsheet", "faithful")),
     recipients=st.just([FINGERPRINT]), encryption=st.sampled_from(("gcm", "smime")),
     overlap=st.sampled_from(("buffer_one", "buffer_all", "skip", "cancel_other")),
     catchup=optional(mode=st.sampled_from(("latest", "all", "none")), window=seconds), jitter=seconds,
@@ -334,3 +338,17 @@ def test_nothing_is_lost_on_the_way_through_json(job: dict[str, Any]) -> None:
     assert {name: again[name] for name in spelled if name in job} == {
         name: job[name] for name in spelled if name in job
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "come_along"),
+    [
+        pytest.param({}, True, id="nothing is hidden"),
+        pytest.param({"fields": ["id"]}, False, id="fields narrow the rows"),
+        pytest.param({"masking": {"text": "redact"}}, False, id="masking hides some"),
+        pytest.param({"fields": ["id"], "attachments": True}, True, id="asked for"),
+        pytest.param({"attachments": False}, False, id="not wanted"),
+    ],
+)
+def test_attachments_come_along_unless_something_is_hidden(written: dict[str, Any], come_along: bool) -> None:
+    assert read(**written).with_attachments is come_along
