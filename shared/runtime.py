@@ -59,31 +59,59 @@ def _give_up(error: BaseException) -> NoReturn:
     sys.exit(1)
 
 
-async def run_all(settings: ProcessSettings, *work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until one part fails or the process is told to stop; then all of it is cancelled."""
+async def run_all(
+    settings: ProcessSettings,
+    *work: Coroutine[Any, Any, None],
+    drain: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """Run `work` until one part fails or the process is told to stop; then all of it is cancelled.
+
+    `drain` may put that off while what is in hand ends; a second signal, or the end of the parent, does not wait.
+    """
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_stop_signal(parent=settings.stop_with_parent))
+        tasks.create_task(_stop_signal(drain, parent=settings.stop_with_parent))
         for part in work:
             tasks.create_task(part)
 
 
-async def _stop_signal(*, parent: bool) -> None:
+async def _stop_signal(drain: Callable[[], Coroutine[Any, Any, None]] | None, *, parent: bool) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def ask() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, ask)
     if parent:
-        await loop.connect_read_pipe(lambda: _ParentWatch(stop), sys.stdin)
+        await loop.connect_read_pipe(lambda: _ParentWatch(stop, at_once), sys.stdin)
     await stop.wait()
+    if drain is not None and not at_once.is_set():
+        log.info("stopping when what is in hand has ended")
+        await _first_of(drain(), at_once.wait())
     raise Stopped
 
 
+async def _first_of(*parts: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them ends, and cancel the others; raises what it raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class _ParentWatch(asyncio.Protocol):
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
+    def __init__(self, *stops: asyncio.Event) -> None:
+        self._stops = stops
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop.set()
+        for stop in self._stops:
+            stop.set()
 
 
 async def every(interval: timedelta, step: Callable[[], Awaitable[int]], patience: timedelta) -> None:

@@ -34,8 +34,12 @@ class Backbone:
         *work: Coroutine[Any, Any, None],
         router: APIRouter | None = None,
         problems: Mapping[type[Exception], Callable[[Any], Problem]] = MappingProxyType({}),
+        drain: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """Consume, relay, serve and do `work` until one of them fails or the process is told to stop."""
+        """Consume, relay, serve and do `work` until one of them fails or the process is told to stop.
+
+        Everything goes on until `drain` has returned, see `runtime.run_all`.
+        """
         settings = self.settings
         checks = {"postgres": self.database.ping, "consumer": self.inbox.check}
         app = create_app(f"CDDS {self.name}", Authenticator(settings), checks, problems)
@@ -48,6 +52,7 @@ class Backbone:
             runtime.serve_http(app, settings.http_host, settings.http_port),
             *relay,
             *work,
+            drain=drain,
         )
 
 

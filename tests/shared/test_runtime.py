@@ -28,8 +28,18 @@ async def part():
         raise RuntimeError("a part failed")
     await asyncio.Event().wait()
 
+async def drain():
+    sys.stdout.write("draining\\n")
+    sys.stdout.flush()
+    if sys.argv[1] == "drain":
+        await asyncio.sleep(0)
+    elif sys.argv[1] == "drain badly":
+        raise RuntimeError("draining failed")
+    else:
+        await asyncio.Event().wait()
+
 async def application(settings):
-    await runtime.run_all(settings, part())
+    await runtime.run_all(settings, part(), drain=drain if "drain" in sys.argv[1] else None)
 
 runtime.main("test", Settings, application)
 """
@@ -123,3 +133,45 @@ async def test_a_service_without_a_key_to_verify_tokens_with_does_not_start() ->
     assert child.returncode == 2
     assert "AUTH_JWKS_URL" in errors.decode()
     assert "AUTH_PUBLIC_KEY" in errors.decode()
+
+
+async def until_draining(child: asyncio.subprocess.Process) -> None:
+    assert child.stdout
+    while await child.stdout.readline() != b"draining\n":
+        assert not child.stdout.at_eof()
+
+
+async def test_what_is_in_hand_may_end_before_the_process_stops() -> None:
+    async with process("drain") as child:
+        await until_started(child)
+        child.send_signal(signal.SIGTERM)
+        await until_draining(child)
+        await child.communicate()
+        assert child.returncode == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_does_not_wait_for_what_is_in_hand(second: signal.Signals) -> None:
+    async with process("drain for ever") as child:
+        await until_started(child)
+        child.send_signal(signal.SIGTERM)
+        await until_draining(child)
+        child.send_signal(second)
+        await child.communicate()
+        assert child.returncode == 0
+
+
+async def test_nothing_waits_once_the_parent_is_gone() -> None:
+    async with process("drain for ever", CDDS_TEST_STOP_WITH_PARENT="true") as child:
+        await until_started(child)
+        output, _ = await child.communicate(b"")
+        assert child.returncode == 0
+        assert b"draining" not in output
+
+
+async def test_a_drain_that_fails_ends_the_process_as_a_failure() -> None:
+    async with process("drain badly") as child:
+        await until_started(child)
+        child.send_signal(signal.SIGTERM)
+        await child.communicate()
+        assert child.returncode == 1
