@@ -5,23 +5,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .cdds
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
 .PHONY: help
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.installed: pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml requirements.lock services/exporter/pipeline/_rows.c
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9; }
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@rm -f services/exporter/pipeline/_rows*.so # of an earlier version, and it would outlive a build that fails
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(VENV)/.rivals: requirements-rivals.lock $(VENV)/.installed
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-rivals.lock
 	@touch $@
 
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with the locked dependencies
 
 .PHONY: lock
-lock: $(VENV)/.installed ## Resolve pyproject.toml into requirements.lock again
-	$(BIN)/uv pip compile --quiet --universal --all-extras --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+lock: $(VENV)/.installed ## Resolve pyproject.toml into the lock files again
+	$(COMPILE) --extra local --extra demo --extra bench --extra dev -o requirements.lock
+	$(COMPILE) --extra bench --extra rivals -c requirements.lock -o requirements-rivals.lock
 
 .PHONY: demo
 demo: install ## One export from job to decrypted rows, then stop
@@ -65,7 +72,7 @@ lint: install ## Format, lint, types and import contracts, changing nothing
 check: lint test test-apache ## Everything a commit must pass
 
 .PHONY: test-slow
-test-slow: install ## Every crash point, broker losses and short outages, on both brokers
+test-slow: install ## Every crash point, every fault of source and store, broker losses and short outages
 	$(BIN)/pytest -m "slow and not faults"
 
 .PHONY: faults
@@ -73,7 +80,7 @@ faults: install ## The real five-minute outages and what takes as long
 	$(BIN)/pytest -m "faults"
 
 .PHONY: bench-export
-bench-export: install ## Export 1 million rows beside raw COPY and the shell pipeline
+bench-export: install $(VENV)/.rivals ## Export 2 million rows beside raw COPY, a shell pipeline, dlt and sling; memory up to 5 million
 	$(BIN)/python -m bench.export
 
 .PHONY: bench-outbox

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shared.jobs import Slug
 
 Column = Annotated[str, Field(min_length=1, max_length=63)]
-TableName = Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")]
-"""`schema.table`, written as in SQL."""
+TableName = Annotated[str, Field(pattern=r'^("([^"]|"")+"|[^".]+)\.("([^"]|"")+"|[^".]+)$')]
+"""`schema.table`, written as in SQL: quoted where a name has capitals or dots."""
 
 
 class SourcesInvalid(Exception):
@@ -33,16 +33,20 @@ class Attachments(BaseModel):
     """Holds the id of the row that the attachment belongs to."""
     content_column: Column
     """The bytes (`bytea`); base64 in the export."""
+    tenant_column: Column | None = None
+    """Needed where ids are unique within a tenant only."""
 
 
 class DataType(BaseModel):
-    """One table of a source that can be exported as rows of a data interval."""
+    """One table or query of a source that can be exported as rows of a data interval."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(pattern=r"^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$", max_length=60)
     """The noun in file names: `Interaction-<run>-0001.jsonl`."""
-    table: TableName
+    table: TableName | None = None
+    query: str | None = Field(default=None, min_length=1)
+    """A SELECT instead of a table, without a semicolon; its columns are the fields."""
     id_column: Column
     time_column: Column
     tenant_column: Column | None = None
@@ -55,6 +59,12 @@ class DataType(BaseModel):
     """How the rows are counted beforehand: by the planner's estimate, or exactly, which reads them twice."""
     unknown_types: Literal["fail", "text"] = "fail"
     """What becomes of a column whose type this product does not know: the run fails, or it is exported as text."""
+
+    @model_validator(mode="after")
+    def _is_one_relation(self) -> Self:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("set table or query, and not both")
+        return self
 
     @model_validator(mode="after")
     def _media_types_have_a_column(self) -> Self:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.exporter.pipeline import archive
 from services.exporter.pipeline.archive import Part, split
+from services.exporter.pipeline.batch import batched
 from services.exporter.pipeline.errors import RowTooLarge
 
 WRITTEN = datetime(2026, 3, 1, 12, 30, 8, tzinfo=UTC)
@@ -18,7 +19,7 @@ WRITTEN = datetime(2026, 3, 1, 12, 30, 8, tzinfo=UTC)
 
 def zips(lines: Iterable[bytes], split_bytes: int | None, header: bytes = b"") -> Iterator[tuple[Part, bytes]]:
     entry = "Interaction-r-{:04}.jsonl".format
-    for part in split(iter(lines), entry=entry, split_bytes=split_bytes, modified_at=WRITTEN, header=header):
+    for part in split(batched(lines), entry=entry, split_bytes=split_bytes, modified_at=WRITTEN, header=header):
         yield part, b"".join(part)
 
 
@@ -106,7 +107,7 @@ def test_a_line_longer_than_the_limit_is_alone_however_small_it_becomes() -> Non
 
 
 def test_a_line_longer_than_a_gibibyte_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(archive, "MAX_RECORD_BYTES", 1000)
 
     with pytest.raises(RowTooLarge, match="1001 bytes"):
         list(zips([b"1\n", compressible(1000)], None))

@@ -17,6 +17,7 @@ from services.exporter.pipeline.content import Content, tenant_key
 from services.exporter.pipeline.errors import FieldUnknown
 from services.exporter.pipeline.extract import Extraction
 from tests.conftest import fresh_database
+from tests.exporter.queries import records
 from tests.exporter.test_pipeline_extract import execute, question
 
 KEY = bytes(range(32))
@@ -44,7 +45,8 @@ def content(**changes: Any) -> Content:
 
 def lines(dsn: str, content: Content, table: str = "people", **changes: Any) -> list[bytes]:
     with Extraction(question(dsn, table, **changes), content) as source:
-        return [source.header, *source.rows()] if source.header else list(source.rows())
+        header = source.entities[0].encoder.header
+        return [header, *records(source)] if header else list(records(source))
 
 
 def hashed(text: str, key: bytes = KEY) -> str:
@@ -110,7 +112,7 @@ def test_any_columns_can_be_hashed_wherever_they_stand(dsn: str, names: list[str
 def test_every_column_can_be_hashed_and_some_be_redacted_at_once(dsn: str) -> None:
     masking = {"id": "hash", "phone": "redact", "at": "hash"}
 
-    found = lines(dsn, content(masking=masking), columns=["at", "phone", "id"])
+    found = lines(dsn, content(masking=masking), fields=["at", "phone", "id"])
 
     moments = [f"2026-01-0{day}T00:00:00+00:00" for day in (1, 2, 3)]
     assert [json.loads(line) for line in found] == [
@@ -146,7 +148,7 @@ def test_neither_the_key_nor_a_redacted_value_is_shown_or_sent(dsn: str) -> None
     assert repr(KEY) not in repr(secret)
 
     with Extraction(question(dsn, "people"), secret) as source:
-        list(source.rows())
+        list(records(source))
         with psycopg.connect(dsn) as connection:
             row = connection.execute(
                 "SELECT query FROM pg_stat_activity WHERE application_name = 'cdds-exporter' AND query LIKE 'COPY%' "
@@ -169,7 +171,7 @@ def test_hashing_without_a_key_and_masking_of_what_does_not_exist_are_refused(ds
 
 
 def test_csv_has_a_header_null_as_nothing_and_empty_text_in_quotes(dsn: str) -> None:
-    found = lines(dsn, content(format="csv"), columns=["id", "at", "r", "phone", 'wei"rd', "born"])
+    found = lines(dsn, content(format="csv"), fields=["id", "at", "r", "phone", 'wei"rd', "born"])
 
     assert found[0] == b'id,at,r,phone,"wei""rd",born\n'
     assert found[1] == b'1,2026-01-01T00:00:00+00:00,x,\'+41 44 123,"{""a"":\n1e400}",1990-02-03\n'
@@ -237,7 +239,7 @@ def test_a_header_is_text_too(dsn: str) -> None:
         "INSERT INTO headed VALUES (1, '2026-01-01', 't1', -5)",
     )
 
-    found = lines(dsn, content(format="csv"), "headed", columns=["=a,b"])
+    found = lines(dsn, content(format="csv"), "headed", fields=["=a,b"])
 
     assert found == [b'"\'=a,b"\n', b"-5\n"]
 
@@ -245,7 +247,7 @@ def test_a_header_is_text_too(dsn: str) -> None:
 def test_masking_works_in_csv_too(dsn: str) -> None:
     masking = {"phone": "hash", "note": "redact", "id": "hash"}
 
-    found = parsed(lines(dsn, content(format="csv", masking=masking), columns=["id", "phone", "note"]))
+    found = parsed(lines(dsn, content(format="csv", masking=masking), fields=["id", "phone", "note"]))
 
     assert found == [
         ["id", "phone", "note"],

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +30,6 @@ from services.exporter.pipeline import (
     ObjectStore,
     Output,
     PipelineError,
-    Query,
     Result,
     SourceRefused,
     SourceUnavailable,
@@ -39,6 +39,7 @@ from services.exporter.pipeline import (
 from services.exporter.pipeline.cms import unseal
 from services.exporter.pipeline.content import AS_IT_IS
 from tests.conftest import fresh_database
+from tests.exporter.queries import query
 from tests.exporter.test_pipeline_cms import identity, openssl_decrypt, write_key
 from tests.exporter.test_pipeline_smime import decrypt as openssl_smime_decrypt
 from tests.exporter.test_pipeline_storage import files
@@ -103,25 +104,13 @@ class Attempt:
         cancelled: Callable[[], bool] = lambda: False,
         **changes: Any,
     ) -> Result:
-        settings: dict[str, Any] = {
-            "columns": None,
-            "id_column": "id",
-            "time_column": "at",
-            "tenant_column": "tenant",
-            "tenant": "t1",
-            "media_type_column": None,
-            "media_types": None,
-            "interval_from": None,
-            "interval_to": datetime(2030, 1, 1, tzinfo=UTC),
-        }
-
         def report(rows: int, size: int, total: int | None) -> None:
             self.progress.append((rows, size, total))
             at_progress()
 
         return export(
-            Query(dsn=self.dsn, table=table, **settings | changes),
-            Output(RUN, "Interaction", split_bytes, WRITTEN, encryption, content),
+            query(self.dsn, table, **changes),
+            Output(RUN, split_bytes, WRITTEN, encryption, content),
             self.recipients,
             self.store,
             f"{RUN}/1",
@@ -259,7 +248,7 @@ def test_each_csv_part_begins_with_the_header_and_holds_whole_records(
     execute(attempt.dsn, "CREATE OR REPLACE VIEW broken AS SELECT *, E'two\\nlines' AS lines FROM interaction")
     columns = ["id", "lines", "hashes"]
 
-    result = attempt.run("broken", split_bytes=100_000, content=Content("csv"), columns=columns)
+    result = attempt.run("broken", split_bytes=100_000, content=Content("csv"), fields=columns)
 
     ids: list[int] = []
     for part in result.parts:
@@ -275,13 +264,13 @@ def test_each_csv_part_begins_with_the_header_and_holds_whole_records(
         ids += [int(record[0]) for record in records]
     assert len(result.parts) > 3
     assert ids == list(range(1, ROWS + 1))
-    assert result.fields == tuple(columns)
+    assert result.entities["Interaction"].fields == columns
 
 
 def test_no_rows_give_a_csv_with_only_its_header(
     attempt: Attempt, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]
 ) -> None:
-    result = attempt.run(tenant="nobody", content=Content("csv"), columns=["id", "at"])
+    result = attempt.run(tenant="nobody", content=Content("csv"), fields=["id", "at"])
 
     (part,) = result.parts
     assert (part.rows, part.plain_bytes, result.rows) == (0, len(b"id,at\n"), 0)
@@ -328,7 +317,7 @@ def test_cancelling_while_the_source_is_silent(attempt: Attempt) -> None:
 
 def test_a_missing_column_is_refused_and_leaves_nothing(attempt: Attempt) -> None:
     with pytest.raises(SourceRefused, match="subject"):
-        attempt.run(columns=["id", "subject"])
+        attempt.run(fields=["id", "subject"])
 
     assert files(attempt.folder) == []
 
@@ -357,16 +346,43 @@ def test_a_session_ended_by_the_administrator_is_unavailable(attempt: Attempt) -
         attempt.run("long", at_progress=terminate)
 
 
+def test_an_order_ends_an_export_that_waits_for_a_lock_before_it_has_begun(attempt: Attempt, dsn: str) -> None:
+    with psycopg.connect(dsn) as somebody, psycopg.connect(dsn, autocommit=True) as onlooker:
+        somebody.execute("LOCK TABLE interaction")
+
+        def waits() -> bool:
+            return bool(onlooker.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall())
+
+        with pytest.raises(Cancelled):
+            attempt.run(cancelled=waits, type_query="SELECT * FROM interaction", statement_timeout=timedelta(minutes=1))
+
+
+def test_an_order_that_comes_while_the_last_part_is_stored_leaves_nothing(attempt: Attempt) -> None:
+    write = attempt.store.write
+    ordered = threading.Event()
+
+    def slow(key: str, chunks: Any, _: Any) -> Any:
+        stored = write(key, chunks)
+        ordered.set()
+        return stored
+
+    attempt.store.write = slow  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        attempt.run(cancelled=ordered.is_set)
+
+    assert files(attempt.folder) == []
+
+
 def test_a_store_that_fails_leaves_nothing_and_keeps_other_attempts(attempt: Attempt) -> None:
     attempt.store.write(f"{RUN}/2/0001", [b"of a later attempt"])
     stored: list[str] = []
     write = attempt.store.write
 
-    def failing(key: str, chunks: Any) -> Any:
+    def failing(key: str, chunks: Any, cancelled: Any) -> Any:
         if stored:
             raise StoreFailed("disk full")
         stored.append(key)
-        return write(key, chunks)
+        return write(key, chunks, cancelled)
 
     attempt.store.write = failing  # type: ignore[method-assign]
     with pytest.raises(PipelineError, match="disk full"):

@@ -7,9 +7,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.exporter.pipeline.manifest import (
     DataInterval,
+    EntityRecord,
     Manifest,
     ManifestRejected,
     PartRecord,
+    SchemaRecord,
     build,
     document,
     sign,
@@ -28,9 +30,11 @@ MANIFEST = Manifest(
     data_interval=DataInterval(None, datetime(2026, 3, 1, tzinfo=UTC)),
     snapshot="750:750:",
     rows=3,
+    entities={"Interaction": EntityRecord(3, ("id", "phone"))},
     parts=(
         PartRecord(
             name="export-9c5b94b1-0001-of-0001.zip.p7m",
+            entity="Interaction",
             entry="Interaction-9c5b94b1-0001.jsonl",
             rows=3,
             plain_bytes=300,
@@ -41,10 +45,11 @@ MANIFEST = Manifest(
             key="9c5b94b1/2/0001",
         ),
     ),
+    schema=SchemaRecord("export-9c5b94b1.schema.json", "dd" * 32),
     recipients=("cc" * 32,),
-    fields=("id", "phone"),
     masking={"phone": "hash"},
     format="jsonl",
+    csv_profile="spreadsheet",
     encryption="gcm",
     software_version="0.1.0",
     created_at=datetime(2026, 3, 1, 0, 0, 7, tzinfo=UTC),
@@ -57,7 +62,7 @@ def test_equal_manifests_are_equal_bytes_in_sorted_order() -> None:
 
     assert written == build(replace(MANIFEST))
     assert written.startswith(
-        b'{"attempt":2,"created_at":"2026-03-01T00:00:07Z","data_interval":{"from":null,"to":"2026'
+        b'{"attempt":2,"created_at":"2026-03-01T00:00:07Z","csv_profile":"spreadsheet","data_interval":{"from":null,"to":"2026'
     )
     assert build(replace(MANIFEST, rows=4)) != written
 

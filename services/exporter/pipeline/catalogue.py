@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import psycopg
 
 from services.exporter.pipeline.errors import PipelineError, SourceRefused, SourceUnavailable
-from services.exporter.pipeline.source import Column, connect, describe, pin_output, translation
+from services.exporter.pipeline.source import Column, SourceConnection, connect, describe, pin_output, translation
 from shared.observability import log
 from shared.sources import DataType, Source, Sources, SourcesInvalid
 
@@ -101,17 +101,22 @@ def _looked_up(name: str, source: Source, types: Mapping[str, DataType]) -> dict
         with closing(connect(source.resolve_dsn(), connect_timeout=int(ANSWERS_WITHIN.total_seconds()))) as connection:
             for key, definition in types.items():
                 try:
-                    with connection.transaction():
-                        pin_output(connection, ANSWERS_WITHIN)
-                        found[key] = ListedType(key, definition, describe(connection, definition.table).columns, None)
-                except psycopg.Error as error:
-                    raise translation(error) from error
+                    found[key] = ListedType(key, definition, _columns(connection, definition), None)
                 except SourceRefused as error:
                     log.warning("type without a table", source=name, type=key, error=str(error))
-                    found[key] = ListedType(key, definition, None, "The table behind this type was not found.")
+                    found[key] = ListedType(key, definition, None, "The table or query behind this type can't be read.")
     except (PipelineError, SourcesInvalid, OSError, UnicodeError) as error:
         # The log has what the source says; it may hold names and addresses that are nobody else's business.
         log.warning("source not read", source=name, error=str(error))
         away = "The source can't be reached at the moment."
         found |= {key: ListedType(key, types[key], None, away) for key in types if key not in found}
     return found
+
+
+def _columns(connection: SourceConnection, type_: DataType) -> Sequence[Column]:
+    try:
+        with connection.transaction():
+            pin_output(connection, ANSWERS_WITHIN)
+            return describe(connection, type_).columns
+    except psycopg.Error as error:
+        raise translation(error) from error

@@ -69,11 +69,12 @@ def seal(chunks: Iterable[bytes], recipients: Sequence[x509.Certificate]) -> Ite
     yield ber.END * 2 + core.OctetString(encryptor.tag).dump() + ber.END * 3
 
 
-def unseal(file: ber.Readable, key: rsa.RSAPrivateKey, certificate: x509.Certificate) -> Iterator[bytes]:
+def unseal(file: ber.Readable, key: rsa.RSAPrivateKey, certificate: x509.Certificate | None = None) -> Iterator[bytes]:
     """The content, in pieces of at most 1 MiB. **Untrusted until the iterator ends without raising**: the tag is last.
 
-    Write the pieces under a temporary name and rename after the end. Raises MalformedMessage, NotARecipient,
-    NotAuthentic.
+    Write the pieces under a temporary name and rename after the end. Without a certificate every recipient is tried;
+    OAEP tells whether the key fits, and the names of the recipients, which the tag does not cover, are not read.
+    Raises MalformedMessage, NotARecipient, NotAuthentic.
     """
     message = ber.Reader(file)
     frames = [message.enter(ber.SEQUENCE)]
@@ -86,7 +87,7 @@ def unseal(file: ber.Readable, key: rsa.RSAPrivateKey, certificate: x509.Certifi
     algorithm = message.element()
     try:
         nonce = _nonce(algorithm)
-        content_key = _content_key(cms.RecipientInfos.load(recipients), key, certificate)
+        content_key = _content_key(recipients, key, certificate)
     except SealError:
         raise
     except (ValueError, TypeError, KeyError) as error:
@@ -161,17 +162,26 @@ def _nonce(algorithm: bytes) -> bytes:
     return parameters["nonce"].native
 
 
-def _content_key(recipients: cms.RecipientInfos, key: rsa.RSAPrivateKey, certificate: x509.Certificate) -> bytes:
-    wanted = identifier(certificate).dump()
-    for recipient in recipients:
-        if recipient.name != "ktri" or recipient.chosen["rid"].dump() != wanted:
-            continue
-        if recipient.chosen["version"].native != "v0" or not _is_our_oaep(recipient.chosen["key_encryption_algorithm"]):
-            raise MalformedMessage("the key is not encrypted with RSA-OAEP and SHA-256")
+def addressed(recipients: bytes, certificate: x509.Certificate | None) -> list[Any]:
+    """The recipients in this `RecipientInfos` that have the certificate's name; without a certificate, all with RSA."""
+    wanted = None if certificate is None else identifier(certificate).dump()
+    return [
+        recipient.chosen
+        for recipient in cms.RecipientInfos.load(recipients)
+        if recipient.name == "ktri" and wanted in (None, recipient.chosen["rid"].dump())
+    ]
+
+
+def _content_key(recipients: bytes, key: rsa.RSAPrivateKey, certificate: x509.Certificate | None) -> bytes:
+    mine = addressed(recipients, certificate)
+    readable = [one for one in mine if one["version"].native == "v0" and _is_our_oaep(one["key_encryption_algorithm"])]
+    if mine and not readable:
+        raise MalformedMessage("the key is not encrypted with RSA-OAEP and SHA-256")
+    for recipient in readable:
         try:
-            content_key = key.decrypt(recipient.chosen["encrypted_key"].native, _oaep())
-        except ValueError as error:
-            raise NotARecipient from error
+            content_key = key.decrypt(recipient["encrypted_key"].native, _oaep())
+        except ValueError:
+            continue
         if len(content_key) != _KEY_BYTES:
             raise MalformedMessage("the content key is not 256 bits long")
         return content_key

@@ -11,10 +11,10 @@ PostgreSQL casts it to text. So a value has one hash, whatever the format.
 
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from types import MappingProxyType
-from typing import Final, LiteralString, Protocol
+from typing import Final, LiteralString, Protocol, Self
 
 import orjson
 import psycopg
@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from psycopg import sql
 
+from services.exporter.pipeline import rows
+from services.exporter.pipeline.batch import Batch, batched
+from services.exporter.pipeline.rows import LINE_BREAKS
 from services.exporter.pipeline.source import Column
-from shared.jobs import Format, Masking
+from shared.jobs import CsvProfile, Format, Masking
 
 _KEY_BYTES: Final = 32
-_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Content:
     format: Format = "jsonl"
     masking: Mapping[str, Masking] = field(default_factory=lambda: MappingProxyType({}))
     key: bytes = field(default=b"", repr=False)
+    csv_profile: CsvProfile = "spreadsheet"
+
+    def for_attachments(self, id_column: str, entity_column: str) -> Self:
+        """The same for attachments of rows: what joins them is masked as it is there, so that it still does."""
+        how = self.masking.get(id_column)
+        return replace(self, masking={} if how is None else {entity_column: how})
 
     def masked(self, how: Masking) -> list[str]:
         """The columns that are masked in this way."""
@@ -58,11 +66,11 @@ class Encoder(Protocol):
     """What each file begins with."""
 
     def statement(self, rows: sql.Composable) -> sql.Composed:
-        """The `COPY` that brings what `lines` needs of the query `rows`."""
+        """The `COPY` that brings what `batches` needs of the query `rows`."""
         ...
 
-    def lines(self, copy: psycopg.Copy) -> Iterator[bytes]:
-        """One record per item, with its line feed."""
+    def batches(self, copy: psycopg.Copy) -> Iterator[Batch]:
+        """All records of the file, in order; none of the batches is empty."""
         ...
 
 
@@ -72,42 +80,37 @@ def encoder(columns: Sequence[Column], content: Content) -> Encoder:
     if hashed and not content.key:
         raise ValueError("hashing needs a key")
     if content.format == "csv":
-        return _Csv(columns, hashed, content.key)
-    return _SplicedJson(columns, hashed, content.key) if hashed else _Json()
+        return _Csv(columns, hashed, content.key, content.csv_profile)
+    return _SplicedJson(columns, hashed, content.key) if hashed else rows.encoder(columns)
 
 
-def selected(columns: Sequence[Column], content: Content) -> sql.Composable:
-    """The select list over the table, called `t`, without what must not leave the source."""
+def selected(columns: Sequence[Column], content: Content, base64: str | None = None) -> sql.Composable:
+    """The select list over the table, called `t`, without what must not leave the source; see `delivered`."""
     redacted = frozenset(content.masked("redact"))
 
-    def expression(name: str) -> sql.Composable:
-        if name in redacted:
-            return sql.SQL("NULL::text AS {}").format(sql.Identifier(name))
-        return sql.Identifier("t", name)
+    def expression(column: Column) -> sql.Composable:
+        name, value = sql.Identifier(column.name), sql.Identifier("t", column.name)
+        if column.name in redacted:
+            return sql.SQL("NULL::text AS {}").format(name)
+        if column.name == base64:
+            # PostgreSQL breaks base64 into lines (RFC 2045).
+            return sql.SQL("replace(encode({}, 'base64'), E'\\n', '') AS {}").format(value, name)
+        if not column.is_known:
+            return sql.SQL("{}::text AS {}").format(value, name)
+        return value
 
-    return sql.SQL(", ").join(expression(column.name) for column in columns)
+    return sql.SQL(", ").join(map(expression, columns))
 
 
-class _Json:
-    """The server's JSON as it is, in csv format with U+0001 and U+0002 as quote and delimiter.
-
-    `COPY`'s text format would double backslashes. Neither character occurs inside JSON; the only fields that come
-    quoted are those with a raw line break, and only `json` columns (not `jsonb`) hold one.
-    """
-
-    header = b""
-    # `r.*` and not `r`: a column named `r` would win over the row.
-    _COPY: LiteralString = (
-        "COPY (SELECT row_to_json(r.*) FROM ({}) r) TO STDOUT (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
-    )
-    _QUOTE = 0x01
-
-    def statement(self, rows: sql.Composable) -> sql.Composed:
-        return sql.SQL(self._COPY).format(rows)
-
-    def lines(self, copy: psycopg.Copy) -> Iterator[bytes]:
-        for line in copy:
-            yield _unquoted(bytes(line)) if line[0] == self._QUOTE else bytes(line)
+def delivered(columns: Sequence[Column], content: Content, base64: str | None = None) -> Sequence[Column]:
+    """The columns with the types that the select list makes of them."""
+    redacted = frozenset(content.masked("redact"))
+    return [
+        replace(column, base="text", kind="b", category="S")
+        if column.name in redacted or column.name == base64 or not column.is_known
+        else column
+        for column in columns
+    ]
 
 
 class _SplicedJson:
@@ -133,54 +136,62 @@ class _SplicedJson:
     def statement(self, rows: sql.Composable) -> sql.Composed:
         return _binary(self._expressions, rows)
 
-    def lines(self, copy: psycopg.Copy) -> Iterator[bytes]:
+    def batches(self, copy: psycopg.Copy) -> Iterator[Batch]:
+        return batched(self._records(copy))
+
+    def _records(self, copy: psycopg.Copy) -> Iterator[bytes]:
         for row in copy.rows():
             yield b"{" + b",".join(map(self._member, self._names, row)) + b"}\n"
 
     def _member(self, name: bytes | None, value: bytes | None) -> bytes:
         if name is None:
             assert value is not None
-            return value[1:-1].translate(_LINE_BREAKS)
+            return value[1:-1].translate(LINE_BREAKS)
         return name + (b"null" if value is None else b'"' + _hash(self._key, value) + b'"')
 
 
 class _Csv:
     """RFC 4180 with line feeds, NULL as nothing and an empty text as `""`.
 
-    What a spreadsheet would take for a formula gets an apostrophe before it, unless it is a number.
+    In the spreadsheet profile, what would be taken for a formula gets an apostrophe before it, unless it is a number.
     """
 
-    def __init__(self, columns: Sequence[Column], hashed: frozenset[str], key: bytes) -> None:
+    def __init__(self, columns: Sequence[Column], hashed: frozenset[str], key: bytes, profile: CsvProfile) -> None:
         self._columns = columns
         self._key = key
         self._hashed = [column.name in hashed for column in columns]
-        self._numbers = [column.is_number for column in columns]
-        self.header = b",".join(_cell(column.name.encode(), is_number=False) for column in columns) + b"\n"
+        self._literal = [profile == "faithful" or column.is_number for column in columns]
+        self.header = (
+            b",".join(_cell(column.name.encode(), as_it_is=profile == "faithful") for column in columns) + b"\n"
+        )
 
     def statement(self, rows: sql.Composable) -> sql.Composed:
         return _binary([_text(column) for column in self._columns], rows)
 
-    def lines(self, copy: psycopg.Copy) -> Iterator[bytes]:
-        for row in copy.rows():
-            yield b",".join(map(self._value, row, self._hashed, self._numbers)) + b"\n"
+    def batches(self, copy: psycopg.Copy) -> Iterator[Batch]:
+        return batched(self._records(copy))
 
-    def _value(self, value: bytes | None, is_hashed: bool, is_number: bool) -> bytes:
+    def _records(self, copy: psycopg.Copy) -> Iterator[bytes]:
+        for row in copy.rows():
+            yield b",".join(map(self._value, row, self._hashed, self._literal)) + b"\n"
+
+    def _value(self, value: bytes | None, is_hashed: bool, as_it_is: bool) -> bytes:
         if value is None:
             return b""
-        return _hash(self._key, value) if is_hashed else _cell(value, is_number=is_number)
+        return _hash(self._key, value) if is_hashed else _cell(value, as_it_is=as_it_is)
 
 
 _FORMULA = (b"=", b"+", b"-", b"@", b"\t", b"\r")
 _QUOTED = (b'"', b",", b"\n", b"\r")
 
 
-def _cell(value: bytes, *, is_number: bool) -> bytes:
+def _cell(value: bytes, *, as_it_is: bool) -> bytes:
     """The text of a value as a field.
 
-    >>> _cell(b'=SUM(A1,"B1")', is_number=False)
+    >>> _cell(b'=SUM(A1,"B1")', as_it_is=False)
     b'"\\'=SUM(A1,""B1"")"'
     """
-    if not is_number and value.startswith(_FORMULA):
+    if not as_it_is and value.startswith(_FORMULA):
         value = b"'" + value
     if not value or any(mark in value for mark in _QUOTED):
         return b'"' + value.replace(b'"', b'""') + b'"'
@@ -200,14 +211,3 @@ def _binary(expressions: Sequence[sql.Composable], rows: sql.Composable) -> sql.
 
 def _hash(key: bytes, value: bytes) -> bytes:
     return hmac.digest(key, value, "sha256").hex().encode()
-
-
-def _unquoted(line: bytes) -> bytes:
-    """The JSON inside a quoted csv field, on one line.
-
-    A raw line break in JSON can only be white space between tokens (RFC 8259, section 7), so a blank says the same.
-
-    >>> _unquoted(bytes([1]) + b'{"a":' + bytes([10]) + b' 1}' + bytes([1, 10]))
-    b'{"a":  1}\\n'
-    """
-    return line[1:-2].translate(_LINE_BREAKS) + b"\n"

@@ -4,11 +4,16 @@ The class docstring is the message for people, `reason` the detail.
 
     PipelineError
     ├── SourceUnavailable   trying again may help
-    │   └── SourceTooSlow   so may asking for less
+    │   ├── SourceTooSlow   so may asking for less
+    │   └── SourceExhausted likewise
     ├── SourceRefused       trying again can't help until somebody changes the source or the job
-    │   └── FieldUnknown
+    │   ├── FieldUnknown
+    │   └── TypeUnknown
     ├── RowTooLarge         trying again can't help until the row is gone
     ├── StoreFailed         trying again may help
+    │   ├── StoreFull       so does making room
+    │   ├── StoreReadOnly   so does giving the right to write
+    │   └── StoreUnreachable
     └── Cancelled           somebody asked for it
 
     SealError
@@ -37,7 +42,11 @@ class SourceUnavailable(PipelineError):
 
 
 class SourceTooSlow(SourceUnavailable):
-    """The source database took longer than it was given."""
+    """The source database broke the query off; ask for fewer rows, or its operator for a longer statement_timeout."""
+
+
+class SourceExhausted(SourceUnavailable):
+    """The source database ran out of room for the query; ask for fewer rows, or its operator for more room."""
 
 
 class SourceRefused(PipelineError):
@@ -48,12 +57,28 @@ class FieldUnknown(SourceRefused):
     """The job names a field that the source does not have."""
 
 
+class TypeUnknown(SourceRefused):
+    """A column has a type that can't be exported."""
+
+
 class RowTooLarge(PipelineError):
     """A row is larger than the 1 GiB that fit into one file."""
 
 
 class StoreFailed(PipelineError):
     """The file store did not keep what was written."""
+
+
+class StoreFull(StoreFailed):
+    """The file store is full."""
+
+
+class StoreReadOnly(StoreFailed):
+    """The file store does not allow writing."""
+
+
+class StoreUnreachable(StoreFailed):
+    """The file store could not be reached, or broke off."""
 
 
 class Cancelled(PipelineError):

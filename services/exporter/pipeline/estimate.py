@@ -61,21 +61,25 @@ class Estimator:
         slot_at, question = domain.next_question(settings, now, source.settle)
         measured = domain.measurable(question, now - source.settle)
         query = Query.answering(measured, tenant, source, data_type)
-        content = Content(question.format, question.masking or {}, _HASH_KEY)
+        content = Content(question.format, question.masking or {}, _HASH_KEY, question.csv_profile)
         size = await self._catalogue.in_thread(lambda: measure(query, content, question.split_bytes))
         return Estimate(slot_at, question, measured, size)
 
 
 def measure(query: Query, content: Content, split_bytes: int | None) -> Size:
-    """The size of an answer; blocks for at most a few times `ANSWERS_WITHIN`. Raises PipelineError's children."""
-    hasty = replace(query, statement_timeout=ANSWERS_WITHIN, connect_timeout=ANSWERS_WITHIN)
+    """The size of an answer, attachments apart; blocks for at most a few times `ANSWERS_WITHIN`.
+
+    Raises PipelineError's children.
+    """
+    hasty = replace(query, attachments=False, statement_timeout=ANSWERS_WITHIN, connect_timeout=ANSWERS_WITHIN)
     with Extraction(hasty, content) as source:
-        rows = source.planned()
-        names = sum(len(name) + 6 for name in source.fields) if content.format == "jsonl" else len(source.fields)
+        entity = source.entities[0]
+        rows, fields = source.planned(entity), entity.fields
+        names = sum(len(name) + 6 for name in fields) if content.format == "jsonl" else len(fields)
         try:
-            sample = source.sample(SAMPLE_ROWS)
+            sample = source.sample(entity, SAMPLE_ROWS)
         except SourceTooSlow:
-            width = source.width() or _UNKNOWN_WIDTH * len(source.fields)
+            width = source.width(entity) or _UNKNOWN_WIDTH * len(fields)
             return _size(
                 rows, (width + names) * rows, _SHRINKS_TO, split_bytes,
                 "rows: the source's planner; bytes: its statistics, since a sample took too long",

@@ -35,6 +35,7 @@ class PartRecord:
     """One file of the export: `plain` is the content, `zip` the archive around it, `stored` what lies under `key`."""
 
     name: str
+    entity: str
     entry: str
     rows: int
     plain_bytes: int
@@ -43,6 +44,22 @@ class PartRecord:
     stored_bytes: int
     stored_sha256: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntityRecord:
+    """One kind of rows in the export; `fields` are in the order of the file."""
+
+    rows: int
+    fields: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRecord:
+    """The file that describes the records."""
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,8 @@ class DataInterval:
 class Manifest:
     """Times are aware; hashes and fingerprints are lower-case hexadecimal SHA-256.
 
-    `fields` are in the order of the file; `masking` says how the masked ones among them are.
+    `rows` counts all entities; `masking` says how masked fields are, those of attachments apart: what joins them is
+    masked as in the rows.
     """
 
     run: str
@@ -70,11 +88,13 @@ class Manifest:
     data_interval: DataInterval
     snapshot: str
     rows: int
+    entities: Mapping[str, EntityRecord]
     parts: Sequence[PartRecord]
+    schema: SchemaRecord
     recipients: Sequence[str]
-    fields: Sequence[str]
     masking: Mapping[str, str]
     format: str
+    csv_profile: str
     encryption: str
     software_version: str
     created_at: datetime

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors, sql
@@ -12,10 +12,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from services.exporter.pipeline.errors import (
     PipelineError,
     RowTooLarge,
+    SourceExhausted,
     SourceRefused,
     SourceTooSlow,
     SourceUnavailable,
 )
+from shared.sources import DataType
 
 SourceConnection = psycopg.Connection[tuple[Any, ...]]
 
@@ -37,27 +39,69 @@ _PIN_OUTPUT = """
            set_config('extra_float_digits', '1', true), set_config('statement_timeout', %s, true)
 """
 
-# The category of a domain is that of its base type.
-_DESCRIBE = """
-    SELECT n.nspname, c.relname, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod),
-           NOT a.attnotnull, t.typcategory::text
+_TABLE = """
+    SELECT n.nspname, c.relname, a.attname::text, a.atttypid, a.atttypmod, NOT a.attnotnull
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
     WHERE c.oid = pg_catalog.to_regclass(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     ORDER BY a.attnum
+"""
+
+# Tables the transaction has locked whose files are others than in its snapshot, or that are not in it at all. What is
+# read from pg_class is as old as the snapshot, what the function says is as new as the lock.
+_CHANGED = """
+    SELECT EXISTS (
+      SELECT FROM pg_catalog.pg_locks l
+      LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation
+      WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation'
+        AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+        AND (c.oid IS NULL OR c.relfilenode <> 0 AND c.relfilenode <> pg_catalog.pg_relation_filenode(c.oid))
+    )
+"""
+
+# From each type to what it is made of: a domain's base, an array's elements. The category of a domain is its base's.
+# An enum that was given a cast to json is written by that cast.
+_TYPES = """
+    WITH RECURSIVE made_of AS (
+      SELECT asked.position, asked.modifier, 0 AS depth, t.*
+      FROM unnest(%s::oid[], %s::int4[]) WITH ORDINALITY AS asked(type, modifier, position)
+      JOIN pg_catalog.pg_type t ON t.oid = asked.type
+      UNION ALL
+      SELECT m.position, m.modifier, m.depth + 1, t.*
+      FROM made_of m
+      JOIN pg_catalog.pg_type t
+        ON t.oid = CASE WHEN m.typtype = 'd' THEN m.typbasetype WHEN m.typcategory = 'A' THEN m.typelem END
+    )
+    SELECT (array_agg(pg_catalog.format_type(oid, modifier) ORDER BY depth))[1],
+           (array_agg(CASE WHEN typnamespace = 'pg_catalog'::regnamespace THEN typname::text
+                           WHEN typtype = 'e' AND NOT EXISTS (
+                             SELECT FROM pg_catalog.pg_cast
+                             WHERE castsource = made_of.oid AND casttarget = 'pg_catalog.json'::regtype) THEN 'enum'
+                           ELSE '' END ORDER BY depth) FILTER (WHERE typtype <> 'd'))[1],
+           (array_agg(typtype::text ORDER BY depth) FILTER (WHERE typtype <> 'd'))[1],
+           (array_agg(typcategory::text ORDER BY depth))[1],
+           (array_agg(typtype <> 'b' OR typnamespace = 'pg_catalog'::regnamespace ORDER BY depth DESC))[1]
+    FROM made_of GROUP BY position ORDER BY position
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the catalogue describes it; `type` is written as in SQL, `category` is `pg_type.typcategory`."""
+    """A column as the catalogue describes it.
+
+    `type` is written as in SQL. Of it, or of what it is a domain over, `base` is the name in `pg_type` if it is built
+    in, `enum`, or empty for others; `kind` and `category` are `typtype` and `typcategory`. `is_known` is false for what
+    is made of types of extensions.
+    """
 
     name: str
     type: str
     nullable: bool
+    base: str
+    kind: str
     category: str
+    is_known: bool = True
 
     @property
     def is_number(self) -> bool:
@@ -70,10 +114,10 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A table or view with its columns, as the catalogue spells them."""
+class Relation:
+    """A table, view or query as it stands behind FROM, with its columns."""
 
-    identifier: sql.Identifier
+    rows: sql.Composable
     columns: Sequence[Column]
 
 
@@ -102,24 +146,59 @@ def pin_output(connection: SourceConnection, statement_timeout: timedelta) -> No
     connection.execute(_PIN_OUTPUT, (f"{int(statement_timeout.total_seconds() * 1000)}ms",))
 
 
-def describe(connection: SourceConnection, table: str) -> Table:
+def has_changed_since(connection: SourceConnection) -> bool:
+    """Whether a table that is locked by now was rewritten, emptied or replaced after the snapshot was taken."""
+    row = connection.execute(_CHANGED).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def describe(connection: SourceConnection, type_: DataType) -> Relation:
+    """What a type of the operator's file stands for. Raises SourceRefused, psycopg.Error."""
+    if type_.query is not None:
+        return _query(connection, type_.query)
+    assert type_.table is not None, "a type is a table or a query"
+    return describe_table(connection, type_.table)
+
+
+def describe_table(connection: SourceConnection, table: str) -> Relation:
     """The table of this name, written as in SQL. Raises SourceRefused when there is none."""
-    found = connection.execute(_DESCRIBE, (table,)).fetchall()
+    found = connection.execute(_TABLE, (table,)).fetchall()
     if not found:
         raise SourceRefused(f"there is no table {table}")
     schema, name = found[0][:2]
-    return Table(sql.Identifier(schema, name), tuple(Column(*row[2:]) for row in found))
+    columns = [(column, type_, modifier, nullable) for *_, column, type_, modifier, nullable in found]
+    return Relation(sql.Identifier(schema, name), _described(connection, columns))
+
+
+def _query(connection: SourceConnection, query: str) -> Relation:
+    """The result of the operator's query. Raises psycopg.Error where the server refuses it."""
+    # The line feed ends a comment in the last line. The operator writes the query, in a file of their own.
+    rows = sql.SQL("({}\n)").format(sql.SQL(cast(LiteralString, query)))
+    found = connection.execute(sql.SQL("SELECT * FROM {} q LIMIT 0").format(rows)).description or ()
+    return Relation(rows, _described(connection, [(column.name, column.type_code, -1, True) for column in found]))
+
+
+def _described(connection: SourceConnection, columns: Sequence[tuple[str, int, int, bool]]) -> tuple[Column, ...]:
+    """What the catalogue says about columns of these names, type oids, type modifiers and nullabilities."""
+    types = connection.execute(_TYPES, ([oid for _, oid, _, _ in columns], [mod for _, _, mod, _ in columns]))
+    return tuple(
+        Column(name, type_, nullable, base, kind, category, is_known)
+        for (name, _, _, nullable), (type_, base, kind, category, is_known) in zip(columns, types, strict=True)
+    )
 
 
 def translation(error: psycopg.Error) -> PipelineError:
     """Our error for the driver's: what an operator can mend is SourceRefused, what may pass is SourceUnavailable."""
-    reason = error.diag.message_primary or str(error).strip()
+    reason = error.diag.message_primary or " ".join(str(error).split())
     match error:
         case errors.ProgramLimitExceeded():
             return RowTooLarge(reason)
         # PostgreSQL builds a row in at most 1 GiB, and says so in two ways; this one is never translated.
         case errors.InternalError_() if "invalid memory alloc request size" in reason:
             return RowTooLarge(reason)
+        case errors.DiskFull() | errors.OutOfMemory() | errors.ConfigurationLimitExceeded():
+            return SourceExhausted(reason)
         case errors.QueryCanceled():
             return SourceTooSlow(reason)
         case psycopg.OperationalError() | psycopg.InterfaceError():
