@@ -286,6 +286,7 @@ class Stack:
                 "objects": str(self.data / "objects"),
                 "signing_key": str(self.secrets.signing_key),
                 "masking_key": self.secrets.masking_key.read_text(),
+                "grace": "PT5S",  # a child is killed 10 s after it was told to stop
             },
             "history": stateful,
             "console": {name: self.url_of(name) for name in ("job_api", "exporter", "history")},

@@ -4,11 +4,13 @@ from typing import NoReturn
 
 from services.exporter import api, consumers
 from services.exporter.config import Settings
-from services.exporter.loops import Worker
+from services.exporter.loops import Janitor, Sweeper, Worker
 from services.exporter.pipeline import Catalogue, ObjectStore
 from services.exporter.pipeline.manifest import SigningKey
+from services.exporter.pipeline.rows import variant
 from services.exporter.store import Store
 from shared import runtime
+from shared.observability import log
 from shared.service import backbone
 from shared.sources import Sources
 
@@ -19,15 +21,16 @@ async def application(settings: Settings) -> None:
     """Run the exporter until it is stopped."""
     sources = Sources.load(settings.sources)
     key = SigningKey.load(settings.signing_key)
+    log.info("rows are encoded", variant=variant())
     objects = ObjectStore(settings.objects, settings.object_options)
     async with backbone(SERVICE, settings) as service:
-        store = Store(service.database, settings.retention)
+        store = Store(service.database, settings.retention, settings.retention_by_tenant)
         consumers.register(service.inbox, store)
-        workers = [
-            Worker(settings, store, objects, sources, key, service.producer) for _ in range(settings.concurrent_runs)
-        ]
+        worker = Worker(settings, store, objects, sources, key, service.producer)
+        patience = settings.outage_patience
+        loops = (worker, Janitor(store, objects, patience), Sweeper(store, objects, patience, settings.sweep))
         router = api.router(store, objects, key, Catalogue(sources))
-        await service.run(*(worker.run() for worker in workers), router=router, problems=api.PROBLEMS)
+        await service.run(*(loop.run() for loop in loops), router=router, problems=api.PROBLEMS, drain=worker.drain)
 
 
 def main() -> NoReturn:

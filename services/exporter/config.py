@@ -3,11 +3,15 @@
 import socket
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.config import ServiceSettings
+
+Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=400))]
+"""At most as long as the events are kept that tell of the parts: history has to be rebuilt while there are any."""
 
 
 class Settings(ServiceSettings):
@@ -26,8 +30,25 @@ class Settings(ServiceSettings):
     """The secret of this installation that hashes of masked fields are made with. Who knows it can find out by trying
     which value is behind a hash; who changes it gets other hashes from then on. Runs that hash fail without it."""
     concurrent_runs: int = Field(default=2, ge=1, le=64)
-    lease: timedelta = timedelta(seconds=30)
-    beat: timedelta = timedelta(seconds=10)
-    retention: timedelta = timedelta(days=30)
+    """How many runs one process works on at once; with two or more, one of them is never a backfill."""
+    lease: timedelta = Field(default=timedelta(seconds=30), gt=timedelta(0))
+    """After so long without a beat a run is somebody else's."""
+    beat: timedelta = Field(default=timedelta(seconds=10), gt=timedelta(0))
+    grace: timedelta = Field(default=timedelta(seconds=20), ge=timedelta(0))
+    """How long the runs in hand may go on when the process is told to stop; what is not finished then goes back to the
+    queue, which takes a few seconds more. Keep it well below what your supervisor grants: 30 s in Kubernetes, 10 s in
+    Docker, unless you say otherwise there."""
+    retention: Retention = timedelta(days=30)
+    """How long parts can be downloaded from when their run succeeds; a change counts for later runs."""
+    retention_by_tenant: dict[str, Retention] = Field(default_factory=dict)
+    """Where tenants have a time of their own, such as `{"acme": "P90D"}`."""
+    sweep: timedelta = Field(default=timedelta(hours=1), ge=timedelta(minutes=1))
+    """How often the object store is looked through for bytes that belong to nobody."""
     worker: str = Field(default_factory=socket.gethostname)
     """How this replica is called in events and logs."""
+
+    @model_validator(mode="after")
+    def _beats_in_time(self) -> Self:
+        if self.beat * 3 > self.lease:
+            raise ValueError("set BEAT to at most a third of LEASE, so that a late beat loses no run")
+        return self

@@ -42,8 +42,9 @@ async def database(exporter_database: Database) -> Database:
     async with exporter_database.transaction() as connection:
         await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
         await connection.execute(
-            "TRUNCATE runs, artifacts, manifests, chain_heads, certificates, cancellations, outbox"
+            "TRUNCATE runs, turns, artifacts, documents, chain_heads, certificates, cancellations, outbox"
         )
+        await connection.execute("UPDATE sweeps SET due_at = now()")
     return exporter_database
 
 

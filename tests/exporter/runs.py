@@ -14,6 +14,7 @@ from shared.jobs import Retry
 
 SLOT = datetime(2026, 3, 1, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
+SCHEMA = b'{"type":"object"}'
 TERMINAL = ("RunSucceeded", "RunFailed", "RunCancelled")
 
 
@@ -67,10 +68,10 @@ def cancel_order(request: RunRequested, actor: str = "operator") -> RunCancelOrd
 def outcome(claim: Claim, parts: int = 2) -> Outcome:
     """What an attempt with `parts` files would leave behind."""
     files = tuple(
-        StoredFile(n, f"{claim.prefix}/{n:04}", f"export-{n:04}.zip.p7m", 100 * n, 10 * n, f"{n:064x}")
+        StoredFile(n, f"{claim.prefix}/{n:04}", f"export-{n:04}.zip.p7m", 100 * n, 10 * n, f"{n:064x}", "Interaction")
         for n in range(1, parts + 1)
     )
-    return Outcome("750:750:", sum(file.rows for file in files), 1000, files)
+    return Outcome("750:750:", sum(file.rows for file in files), 1000, files, SCHEMA)
 
 
 def seal(now: datetime, previous: str | None) -> bytes:
@@ -119,6 +120,6 @@ async def run_row(database: Database, run_id: UUID) -> Mapping[str, Any]:
 
 async def everything(database: Database) -> dict[str, list[Any]]:
     """All rows of all tables, to see that nothing has changed."""
-    tables = ("runs", "artifacts", "manifests", "chain_heads", "certificates", "cancellations", "outbox")
+    tables = ("runs", "artifacts", "documents", "chain_heads", "certificates", "cancellations", "outbox")
     async with database.transaction() as connection:
         return {table: await connection.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables}

@@ -15,7 +15,7 @@ from services.exporter.store import Store
 from shared.database import Database
 from shared.sources import Sources
 from tests.exporter.conftest import Serving, TokenFor
-from tests.exporter.runs import claimed, names, published, requested, seal
+from tests.exporter.runs import SCHEMA, claimed, names, published, requested, seal
 
 CONTENT = [b"a" * 9_000_000, b"b" * 9_000_000]
 
@@ -34,8 +34,8 @@ class Exported:
 async def exported(store: Store, objects: ObjectStore) -> Exported:
     claim = await claimed(store, requested())
     stored = objects.write(f"{claim.prefix}/0001", iter(CONTENT))
-    file = StoredFile(1, f"{claim.prefix}/0001", "export-0001.zip.p7m", stored.size, 10, stored.sha256)
-    await store.succeed(claim, Outcome("750:750:", 10, stored.size, (file,)), seal)
+    file = StoredFile(1, f"{claim.prefix}/0001", "export-0001.zip.p7m", stored.size, 10, stored.sha256, "Interaction")
+    await store.succeed(claim, Outcome("750:750:", 10, stored.size, (file,), SCHEMA), seal)
     return Exported(claim.run_id, artifact_id(claim.run_id, 1, 1), manifest_id(claim.run_id), stored.sha256)
 
 
@@ -65,7 +65,7 @@ async def test_a_part_is_downloaded_byte_for_byte_and_says_what_it_is(
     assert answer.content == b"".join(CONTENT)
     assert answer.headers["content-length"] == str(len(answer.content))
     assert answer.headers["content-disposition"] == 'attachment; filename="export-0001.zip.p7m"'
-    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-type"] == "application/pkcs7-mime"
     assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"' == f'"{exported.sha256}"'
 
 
@@ -129,7 +129,7 @@ async def test_what_is_refused_is_a_problem_and_no_download(
     assert_problem(await client.get(f"/api/v1/files/{uuid4()}", headers=operator), 404, "not-found")
     assert_problem(await client.get(part, headers=bearer(token_for("viewer", "t1"))), 403, "forbidden")
     assert_problem(await client.get("/api/v1/files/not-a-uuid", headers=operator), 422, "invalid")
-    assert_problem(await client.delete(part, headers=operator), 405, "method-not-allowed")
+    assert_problem(await client.put(part, headers=operator), 405, "method-not-allowed")
     for headers in ({}, bearer("nonsense"), {"Authorization": "Basic YTpi"}):
         refused = await client.get(part, headers=headers)
         assert_problem(refused, 401, "unauthenticated")

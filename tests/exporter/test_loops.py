@@ -7,7 +7,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pydantic import SecretStr, ValidationError
 
 from deploy.local.postgres import EmbeddedPostgres
 from services.exporter.config import Settings
-from services.exporter.domain import Claim, Outcome, manifest_id
+from services.exporter.domain import Claim, Lane, Outcome, manifest_id
 from services.exporter.loops import Worker, attempt
 from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.pipeline.cms import unseal
@@ -36,7 +36,19 @@ from shared.events import CertificateAdded, RunProgressed
 from shared.messaging import Record
 from shared.sources import Sources
 from tests.conftest import fresh_database
-from tests.exporter.runs import LEASE, SLOT, cancel_order, digest, expire_lease, names, published, requested, run_row
+from tests.exporter.runs import (
+    LEASE,
+    SLOT,
+    cancel_order,
+    claimed,
+    digest,
+    expire_lease,
+    names,
+    published,
+    requested,
+    run_row,
+)
+from tests.exporter.test_lanes import asked
 from tests.exporter.test_pipeline_cms import identity
 from tests.exporter.test_pipeline_storage import files
 
@@ -109,8 +121,8 @@ class Held(ObjectStore):
         self.first_part = asyncio.Event()
         self.told_to_stop = threading.Event()
 
-    def write(self, key: str, chunks: Iterable[bytes]) -> Stored:
-        stored = super().write(key, chunks)
+    def write(self, key: str, chunks: Iterable[bytes], cancelled: Callable[[], bool] = lambda: False) -> Stored:
+        stored = super().write(key, chunks, cancelled)
         self.loop.call_soon_threadsafe(self.first_part.set)
         assert self.told_to_stop.wait(60)
         return stored
@@ -346,7 +358,7 @@ async def test_what_trying_again_can_not_help_fails_at_the_first_attempt(
 
 @pytest.mark.parametrize(
     ("dsn", "reason"),
-    [("postgresql://postgres@127.0.0.1:1/postgres", "export_failed"), (None, "source_unconfigured")],
+    [("postgresql://postgres@127.0.0.1:1/postgres", "source_unavailable"), (None, "source_unconfigured")],
 )
 async def test_a_source_that_comes_back_is_read_by_the_next_attempt(
     worker: Worker,
@@ -572,10 +584,252 @@ async def until_reading(source: str) -> None:
             while True:
                 cursor = await connection.execute(
                     "SELECT FROM pg_stat_activity WHERE application_name = 'cdds-exporter' AND state = 'active' "
-                    "AND datname = current_database() AND query LIKE '%count(*)%'"
+                    "AND datname = current_database() AND query LIKE 'COPY%'"
                 )
                 if cursor.rowcount:
                     return
+
+
+async def test_a_run_that_waits_for_a_source_to_answer_at_all_is_cancelled_without_waiting(
+    worker: Worker, store: Store, database: Database, tmp_path: Path, certificate: x509.Certificate
+) -> None:
+    came = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        await reader.read(-1)  # until the exporter gives up
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        patient = f"postgresql://nobody@127.0.0.1:{port}/none?connect_timeout=3600&sslmode=disable&gssencmode=disable"
+        (tmp_path / "ucs.dsn").write_text(patient)
+        request = requested()
+        await store.queue_run(request)
+        working = asyncio.create_task(worker.step())
+        await came.wait()
+
+        await store.order_cancel(cancel_order(request))
+        await working
+
+        assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+
+
+class Stuck(ObjectStore):
+    """Does not answer for a while, whatever it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.loop = asyncio.get_running_loop()
+        self.came = asyncio.Event()
+        self.answers = threading.Event()
+        self.written = asyncio.Event()
+
+    def write(self, key: str, chunks: Iterable[bytes], cancelled: Callable[[], bool] = lambda: False) -> Stored:
+        self.loop.call_soon_threadsafe(self.came.set)
+        assert self.answers.wait(60)
+        stored = super().write(key, chunks, cancelled)
+        self.loop.call_soon_threadsafe(self.written.set)
+        return stored
+
+
+async def test_a_run_whose_file_store_hangs_is_cancelled_without_waiting_and_clears_up_later(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck = Stuck(tmp_path / "objects")
+    cleared = asyncio.Event()
+
+    def clear(worker: Worker, *prefixes: str) -> None:
+        clear_now(worker, *prefixes)
+        if stuck.answers.is_set():
+            stuck.loop.call_soon_threadsafe(cleared.set)
+
+    clear_now = Worker._clear
+    monkeypatch.setattr(Worker, "_clear", clear)
+    # The thread does not look at the order any more when all its rows are on the way.
+    monkeypatch.setattr(attempt.Stop, "is_set", lambda _: False)
+    request = requested()
+    await store.queue_run(request)
+    working = asyncio.create_task(Worker(settings, store, stuck, sources, signing_key, ticks).step())
+    await stuck.came.wait()
+
+    await store.order_cancel(cancel_order(request))
+    await working
+
+    assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
+    stuck.answers.set()
+    await stuck.written.wait()
+    await cleared.wait()
+    assert stored_files(tmp_path) == []
+
+
+async def test_a_run_is_cancelled_while_the_bytes_of_a_dead_attempt_are_being_removed(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+) -> None:
+    loop, came, answers = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    class SlowToRemove(ObjectStore):
+        def delete_prefix(self, prefix: str) -> None:
+            if prefix.endswith("/1"):
+                loop.call_soon_threadsafe(came.set)
+                assert answers.wait(60)
+            super().delete_prefix(prefix)
+
+    request = requested()
+    await claimed(store, request)
+    await expire_lease(database, request.run_id)
+    slow = SlowToRemove(tmp_path / "objects")
+    working = asyncio.create_task(Worker(settings, store, slow, sources, signing_key, ticks).step())
+    await came.wait()
+
+    await store.order_cancel(cancel_order(request))
+    await working
+
+    assert names(await published(database, request.run_id))[-1] == "RunCancelled"
+    answers.set()
+
+
+async def test_of_two_workers_one_takes_a_lost_run_over_and_the_loser_of_a_lease_goes_on_with_other_runs(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    objects: ObjectStore,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    request = requested(type="endless", split_bytes=8 * 1024**2)
+    await store.queue_run(request)
+    settings = settings.model_copy(update={"beat": timedelta(seconds=1)})
+    loser = Worker(settings, store, held, sources, signing_key, ticks)
+    losing = asyncio.create_task(loser.step())
+    await held.first_part.wait()
+    winners = [Worker(settings, store, objects, sources, signing_key, ticks) for _ in range(2)]
+    taken = [0, 0]
+    while taken == [0, 0]:  # a beat may come in between
+        await expire_lease(database, request.run_id)
+        taken = await asyncio.gather(*(winner.step() for winner in winners))
+    await losing
+
+    assert sorted(taken) == [0, 1]
+    *_, succeeded = events = await published(database, request.run_id)
+    assert names(events).count("RunStarted") == 2
+    assert (type(succeeded).__name__, succeeded.attempt) == ("RunSucceeded", 2)
+    assert {Path(file).parent.name for file in stored_files(tmp_path)} == {"2"}
+    other = requested()
+    await store.queue_run(other)
+    assert await loser.step() == 1
+    assert names(await published(database, other.run_id))[-1] == "RunSucceeded"
+
+
+# --- the process stops --------------------------------------------------------------------------------------------
+
+
+async def test_a_draining_worker_finishes_its_run_and_claims_no_other(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    certificate: x509.Certificate,
+) -> None:
+    first, second = requested(), requested()
+    await store.queue_run(first)
+    worker = Worker(settings, store, held, sources, signing_key, ticks)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run())
+        await held.first_part.wait()
+        draining = tasks.create_task(worker.drain())
+        await asyncio.sleep(0)  # it has begun
+        await store.queue_run(second)
+        held.told_to_stop.set()  # lets the export go on
+
+    assert draining.done()
+    assert names(await published(database, first.run_id))[-1] == "RunSucceeded"
+    assert (await run_row(database, second.run_id))["state"] == "queued"
+
+
+async def test_the_grace_of_a_draining_worker_ends_and_its_run_is_handed_over_then(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    held: Held,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    certificate: x509.Certificate,
+) -> None:
+    request = requested(type="endless", split_bytes=1024**2)
+    await store.queue_run(request)
+    short = settings.model_copy(update={"grace": timedelta(milliseconds=200)})
+    worker = Worker(short, store, held, sources, signing_key, ticks)
+    working = asyncio.create_task(worker.run())
+    await held.first_part.wait()
+
+    await worker.drain()
+
+    before = await run_row(database, request.run_id)
+    assert before["state"] == "running"
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert await failure_of(database, request.run_id) == ("RunAttemptFailed", "worker_stopped", 1)
+
+
+async def test_a_process_never_fills_all_its_slots_with_backfills(
+    settings: Settings,
+    store: Store,
+    database: Database,
+    sources: Sources,
+    signing_key: SigningKey,
+    ticks: Any,
+    tmp_path: Path,
+    certificate: x509.Certificate,
+) -> None:
+    stuck = Stuck(tmp_path / "objects")
+    backfills = [asked(Lane.BACKFILL) for _ in range(3)]
+    scheduled = asked(Lane.SCHEDULED)
+    for request in backfills:
+        await store.queue_run(request)
+    worker = Worker(settings, store, stuck, sources, signing_key, ticks)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run())
+        await stuck.came.wait()
+        await store.queue_run(scheduled)
+        while (await run_row(database, scheduled.run_id))["state"] == "queued":
+            await asyncio.sleep(0.01)
+        states = [(await run_row(database, request.run_id))["state"] for request in backfills]
+        assert sorted(states) == ["queued", "queued", "running"]
+        tasks.create_task(worker.drain())
+        await asyncio.sleep(0)
+        stuck.answers.set()
+
+
+@pytest.mark.parametrize(("beat", "lease"), [(11, 30), (0, 30), (1, 0)])
+def test_a_beat_that_would_come_too_late_is_refused_at_the_start(settings: Settings, beat: int, lease: int) -> None:
+    written = settings.model_dump() | {"beat": timedelta(seconds=beat), "lease": timedelta(seconds=lease)}
+
+    with pytest.raises(ValidationError, match=r"BEAT|greater than 0"):
+        Settings.model_validate(written)
 
 
 async def test_an_export_that_ended_before_the_order_was_seen_leaves_no_bytes_either(
@@ -612,7 +866,7 @@ async def test_what_the_dead_worker_of_a_run_that_shall_end_stored_is_removed(
     await store.order_cancel(cancel_order(request))
     await expire_lease(database, request.run_id)
 
-    assert await worker.step() == 1
+    assert await worker.step() == 0
 
     assert names(await published(database, request.run_id))[-1] == "RunCancelled"
     assert stored_files(tmp_path) == []
@@ -670,7 +924,7 @@ async def test_the_whole_question_is_answered_and_stands_in_the_manifest(
     digest_ = hmac.new(key, ("canary of t1" * 20).encode(), hashlib.sha256).hexdigest()
     assert content == "text,id,at\n" + "".join(f"{digest_},{number},\n" for number in range(2, 21, 2))
     manifest = json.loads(await manifest_of(store, request.run_id))
-    assert manifest["fields"] == ["text", "id", "at"]
+    assert manifest["entities"]["Interaction"]["fields"] == ["text", "id", "at"]
     assert manifest["masking"] == {"text": "hash", "at": "redact"}
     assert (manifest["format"], manifest["encryption"]) == ("csv", "gcm")
 

@@ -159,7 +159,7 @@ async def test_a_type_without_its_table_does_not_hide_the_others(
     interaction, gone = (await listed(client, token_for("viewer", "t1")))["ucs"]["types"]
 
     assert interaction["fields"]
-    assert (gone["fields"], gone["error"]) == (None, "The table behind this type was not found.")
+    assert (gone["fields"], gone["error"]) == (None, "The table or query behind this type can't be read.")
 
 
 async def test_columns_are_read_again_after_a_minute_and_errors_after_ten_seconds(

@@ -1,5 +1,7 @@
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -7,12 +9,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from services.exporter.domain import Claim, Failure, artifact_id, manifest_id
+from services.exporter.domain import Claim, Failure, artifact_id, manifest_id, schema_id
 from services.exporter.store import Fenced, Store
-from shared.database import Database
+from shared.database import Connection, Database
 from shared.events import CertificateAdded, CertificateRemoved
 from tests.exporter.runs import (
     LEASE,
+    SCHEMA,
     SLOT,
     TERMINAL,
     cancel_order,
@@ -210,37 +213,50 @@ async def test_a_failure_that_can_not_pass_ends_the_run_at_once(store: Store, da
     assert names(await published(database)) == ["RunQueued", "RunStarted", "RunFailed"]
 
 
-async def test_the_claim_walks_an_index_past_any_number_of_finished_runs(store: Store, database: Database) -> None:
+async def test_the_claim_takes_a_few_steps_along_an_index_past_any_number_of_runs(
+    store: Store, database: Database
+) -> None:
     async with database.session() as connection:
         await connection.execute(
-            """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed, finished_at)
-               SELECT gen_random_uuid(), gen_random_uuid(), 't', '{}', 'succeeded', 3, now()
-               FROM generate_series(1, 50000)"""
+            """INSERT INTO runs (run_id, job_id, tenant, lane, source, request, state, attempts_allowed, finished_at)
+               SELECT gen_random_uuid(), gen_random_uuid(), 't', 'manual', 'ucs', '{}', 'succeeded', 3, now()
+               FROM generate_series(1, 20000)"""
         )
         await connection.execute(
-            """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed)
-               SELECT gen_random_uuid(), gen_random_uuid(), 't', $1, 'queued', 3 FROM generate_series(1, 500)""",
+            """INSERT INTO runs (run_id, job_id, tenant, lane, source, request, state, attempts_allowed, not_before)
+               SELECT gen_random_uuid(), gen_random_uuid(), 't' || i % 5, 'manual', 'ucs', $1, 'queued', 3,
+                      now() + interval '1 s' * CASE WHEN i <= 5000 THEN 3600 ELSE -1 END
+               FROM generate_series(1, 100000) i""",
             requested().model_dump(mode="json"),
         )
         async with connection.transaction():
             await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the table
             await connection.execute("ANALYZE runs")
-        statements: list[str] = []
-
-        def note(logged: Any) -> None:
-            statements.append(logged.query)
-
+        statements: list[Any] = []
+        note = statements.append
         connection.add_query_logger(note)
     # The pool hands out the connection that was returned last.
-    assert await store.claim_run("w1", LEASE)
+    assert await store.claim_run("w1", LEASE, limits={"ucs": 9})
 
-    (claim,) = [statement for statement in statements if "SKIP LOCKED" in statement]
+    (lost,) = [logged for logged in statements if "SKIP LOCKED" in logged.query]
+    (chosen,) = [logged for logged in statements if "candidates" in logged.query]
     async with database.transaction() as connection:
         connection.remove_query_logger(note)
-        plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + claim))
-    assert "Index Scan using runs_open" in plan
-    assert "Seq Scan" not in plan
-    assert "Sort" not in plan
+        plan = await explained(connection, lost)
+        assert "Index Scan using runs_running" in plan
+        assert "Seq Scan" not in plan
+        plan = await explained(connection, chosen)
+        assert "Index Only Scan using runs_queued" in plan
+        assert "Seq Scan on runs" not in plan
+        pages = re.search(r"^  Buffers: shared hit=(\d+)", plan, re.MULTILINE)
+        assert pages is not None
+        # Of five tenants the oldest 1,000 runs each wait for their backoff; they are passed inside the index.
+        assert int(pages[1]) < 200
+
+
+async def explained(connection: Connection, logged: Any) -> str:
+    rows = await connection.fetch("EXPLAIN (ANALYZE, BUFFERS) " + logged.query, *logged.args)
+    return "\n".join(row[0] for row in rows)
 
 
 # --- fencing ------------------------------------------------------------------------------------------------------
@@ -346,16 +362,20 @@ async def test_success_makes_files_manifest_and_events_visible(store: Store, dat
         (1, "t1", "available"),
         (2, "t1", "available"),
     ]
-    (manifest,) = rows["manifests"]
-    assert (manifest["manifest_id"], manifest["body"]) == (manifest_id(claim.run_id), bodies[0])
+    manifest, schema = sorted(rows["documents"], key=lambda document: document["kind"])
+    assert (manifest["document_id"], manifest["body"]) == (manifest_id(claim.run_id), bodies[0])
+    assert (schema["document_id"], schema["body"]) == (schema_id(claim.run_id), SCHEMA)
+    assert (schema["kind"], schema["sha256"]) == ("schema", digest(SCHEMA))
     (head,) = rows["chain_heads"]
     assert head["manifest_sha256"] == manifest["sha256"] == digest(bodies[0])
     *stored, succeeded = (await published(database))[2:]
     assert names(stored) == ["ArtifactStored"] * 2
     assert [event.part.artifact_id for event in stored] == [artifact_id(claim.run_id, 1, n) for n in (1, 2)]
+    assert {event.part.entity for event in stored} == {"Interaction"}
     assert {event.expires_at - event.occurred_at for event in stored} == {timedelta(days=30)}
     assert (type(succeeded).__name__, succeeded.parts, succeeded.rows) == ("RunSucceeded", 2, 30)
-    assert succeeded.manifest_sha256 == digest(bodies[0])
+    assert (succeeded.manifest_id, succeeded.manifest_sha256) == (manifest["document_id"], digest(bodies[0]))
+    assert succeeded.schema_id == schema["document_id"]
     assert await store.published(claim)
 
 
@@ -378,7 +398,7 @@ async def test_files_that_can_not_be_written_down_leave_everything_as_it_was(sto
     claim = await claimed(store, requested())
     before = await everything(database)
     whole = outcome(claim)
-    twice = type(whole)(whole.snapshot, whole.rows, whole.bytes, (whole.files[0], whole.files[0]))
+    twice = replace(whole, files=(whole.files[0], whole.files[0]))
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await store.succeed(claim, twice, seal)
@@ -411,7 +431,7 @@ async def test_runs_of_one_job_that_end_together_chain_one_after_the_other(store
     await asyncio.gather(*(store.succeed(claim, outcome(claim), seal) for claim in claims))
 
     async with database.transaction() as connection:
-        bodies = [row["body"] for row in await connection.fetch("SELECT body FROM manifests")]
+        bodies = [row["body"] for row in await connection.fetch("SELECT body FROM documents WHERE kind = 'manifest'")]
         head = await connection.fetchval("SELECT manifest_sha256 FROM chain_heads")
     before = {digest(body): body.decode().partition(" ")[0] for body in bodies}
     chain = [head]
@@ -482,6 +502,8 @@ async def test_the_newest_word_about_a_certificate_counts_in_whatever_order_it_c
 # --- the schema's own promises ------------------------------------------------------------------------------------
 
 
+DOOMED = "deletion_reason = 'expired', deletion_actor = 'x', deletion_due_at = now()"
+
 # What is done to a running run, or to the files of a finished one, and which constraint refuses it.
 CONTRADICTIONS = [
     ("UPDATE runs SET state = 'aborting', worker = NULL, lease_until = NULL WHERE run_id = $1", "runs_state"),
@@ -499,10 +521,20 @@ CONTRADICTIONS = [
         "WHERE run_id = $1",
         "runs_cancel_ordered",
     ),
-    ("UPDATE artifacts SET state = 'lost' WHERE run_id <> $1", "artifacts_state"),
+    (f"UPDATE artifacts SET state = 'lost', {DOOMED} WHERE run_id <> $1", "artifacts_state"),
+    ("UPDATE artifacts SET state = 'deleting' WHERE run_id <> $1", "artifacts_deletion"),
+    (f"UPDATE artifacts SET {DOOMED} WHERE run_id <> $1", "artifacts_deletion"),
+    (
+        f"UPDATE artifacts SET state = 'deleting', {DOOMED.replace('expired', 'lost')} WHERE run_id <> $1",
+        "artifacts_deletion_reason",
+    ),
+    (f"UPDATE artifacts SET state = 'deleted', {DOOMED} WHERE run_id <> $1", "artifacts_deleted"),
+    ("UPDATE artifacts SET deleted_at = now() WHERE run_id <> $1", "artifacts_deleted"),
     ("UPDATE artifacts SET number = 1 WHERE run_id <> $1", "artifacts_number"),
     ("UPDATE artifacts SET run_id = gen_random_uuid() WHERE run_id <> $1", "artifacts_run"),
-    ("UPDATE manifests SET run_id = gen_random_uuid() WHERE run_id <> $1", "manifests_run"),
+    ("UPDATE documents SET run_id = gen_random_uuid() WHERE run_id <> $1", "documents_run"),
+    ("UPDATE documents SET kind = 'note' WHERE run_id <> $1", "documents_kind"),
+    ("UPDATE documents SET kind = 'schema' WHERE run_id <> $1", "documents_once"),
 ]
 
 
@@ -521,7 +553,7 @@ async def test_rows_that_contradict_themselves_are_refused(store: Store, databas
 async def test_what_was_written_down_is_never_deleted(store: Store, database: Database) -> None:
     await claimed(store, requested())
 
-    for table in ("runs", "artifacts", "manifests", "chain_heads", "certificates", "cancellations", "outbox"):
+    for table in ("runs", "artifacts", "documents", "chain_heads", "certificates", "cancellations", "outbox"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             async with database.transaction() as connection:
                 await connection.execute(f"DELETE FROM {table}")

@@ -3,10 +3,11 @@
 from services.exporter.store.attempts import LOST, AttemptStore, SealManifest
 from services.exporter.store.files import FileStore
 from services.exporter.store.requests import RequestStore
+from services.exporter.store.retention import RetentionStore
 from services.exporter.store.steps import CancelOrdered, Fenced
 
 __all__ = ["LOST", "CancelOrdered", "Fenced", "SealManifest", "Store"]
 
 
-class Store(RequestStore, AttemptStore, FileStore):
-    """Runs, artifacts, manifests and certificates."""
+class Store(RequestStore, AttemptStore, FileStore, RetentionStore):
+    """Runs, artifacts, documents and certificates."""

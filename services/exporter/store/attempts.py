@@ -1,16 +1,59 @@
 """What workers do with runs: claim, beat, and write down how an attempt ended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
 
 from services.exporter import domain
-from services.exporter.domain import Claim, Failure, Outcome
+from services.exporter.domain import Claim, Failure, Lane, Outcome
 from services.exporter.store.steps import CancelOrdered, Fenced, Part, about
 from shared import failpoints, outbox
 from shared.database import Connection, database_now
-from shared.events import ArtifactStored, RunAttemptFailed, RunEvent, RunRequested, RunStarted, RunState, RunSucceeded
+from shared.events import ArtifactStored, RunRequested, RunStarted, RunState, RunSucceeded
 from shared.events import Part as PartFact
+
+_NEXT: Final = """
+WITH RECURSIVE
+full_sources AS (
+  SELECT source FROM runs JOIN unnest($2::text[], $3::int[]) AS most (source, runs) USING (source)
+  WHERE state = 'running' GROUP BY source, most.runs HAVING count(*) >= most.runs
+),
+-- Each lane, tenant and source that has queued runs: one step along the index for each, not for each run.
+queues AS (
+  (SELECT lane, tenant, source FROM runs WHERE state = 'queued' ORDER BY lane, tenant, source LIMIT 1)
+  UNION ALL
+  SELECT following.* FROM queues, LATERAL (
+    SELECT lane, tenant, source FROM runs
+    WHERE state = 'queued' AND (lane, tenant, source) > (queues.lane, queues.tenant, queues.source)
+    ORDER BY lane, tenant, source LIMIT 1
+  ) following
+),
+heads AS (
+  SELECT lane, tenant, source, oldest.* FROM queues, LATERAL (
+    SELECT run_id, queued_at FROM runs
+    WHERE state = 'queued' AND lane = queues.lane AND tenant = queues.tenant AND source = queues.source
+      AND not_before <= statement_timestamp()
+    ORDER BY queued_at LIMIT 1
+  ) oldest
+  WHERE source NOT IN (SELECT source FROM full_sources)
+),
+under_way AS (SELECT lane, tenant, count(*) AS runs FROM runs WHERE state = 'running' GROUP BY lane, tenant),
+of_tenants AS (SELECT lane, tenant, max(taken_at) AS tenant_at FROM turns GROUP BY lane, tenant),
+of_lanes AS (SELECT lane, source, max(taken_at) AS lane_at FROM turns GROUP BY lane, source),
+candidates AS (
+  SELECT *, source = ANY($2::text[])
+            AND lane <> first_value(lane) OVER (PARTITION BY source ORDER BY lane_at NULLS FIRST) AS out_of_turn
+  FROM heads LEFT JOIN of_lanes USING (lane, source)
+)
+SELECT run_id FROM candidates LEFT JOIN under_way USING (lane, tenant) LEFT JOIN of_tenants USING (lane, tenant)
+WHERE lane = ANY($1::text[])
+ORDER BY out_of_turn, array_position($1::text[], lane), coalesce(under_way.runs, 0), tenant_at NULLS FIRST, queued_at
+LIMIT 1
+"""
+"""Whose turn it is; the answer to the question of `AttemptStore.claim_run`."""
 
 LOST = Failure("worker_lost", "The worker stopped responding; its lease expired.", repeatable=True)
 
@@ -21,55 +64,81 @@ SealManifest = Callable[[datetime, str | None], bytes]
 class AttemptStore(Part):
     """Attempts and their leases."""
 
-    async def claim_run(self, worker: str, lease: timedelta, abandoned: list[Claim] | None = None) -> Claim | None:
-        """Take the oldest run that is due, or whose worker's lease has expired, as a new attempt.
+    async def claim_run(
+        self,
+        worker: str,
+        lease: timedelta,
+        abandoned: list[Claim] | None = None,
+        *,
+        lanes: Sequence[Lane] = tuple(Lane),
+        limits: Mapping[str, int] = MappingProxyType({}),
+    ) -> Claim | None:
+        """Take the run whose turn it is as a new attempt; `limits` says how many may read from a source at once.
 
-        A lost run that shall be cancelled, or whose last allowed attempt it was, ends instead, and the next one is
-        looked at; `abandoned` gets such attempts, because what they stored is left to the caller.
+        The first of `lanes` that has a due run goes first, in it the tenant with the fewest runs under way, then the
+        one whose last turn is longest ago, and of a tenant the oldest run. Runs of a source at its limit are passed
+        over. Lost runs are queued again before, or ended, see `_give_up_lost` about `abandoned`.
         """
+        await self._give_up_lost([] if abandoned is None else abandoned)
         while True:
             async with self._database.transaction() as connection:
-                row = await connection.fetchrow(
-                    """SELECT request, state, version, attempt, attempts_allowed, cancel_ordered_by FROM runs
-                       WHERE (state = 'queued' AND not_before <= clock_timestamp())
-                          OR (state = 'running' AND lease_until < clock_timestamp())
-                       ORDER BY queued_at LIMIT 1
-                       FOR UPDATE SKIP LOCKED"""
-                )
-                if row is None:
-                    return None
-                request = RunRequested.model_validate(row["request"])
-                lost = Claim(request, row["attempt"], row["attempts_allowed"]) if row["state"] == "running" else None
-                actor: str | None = row["cancel_ordered_by"]
-                if lost is not None and (actor is not None or lost.is_last):
-                    if actor is not None:
-                        await self._cancel(connection, lost, actor)
-                    else:
-                        await self._fail(connection, lost, LOST)
-                    if abandoned is not None:
-                        abandoned.append(lost)
-                    continue
-                version = row["version"]
-                now = await database_now(connection)
-                events: list[RunEvent] = []
-                if lost is not None:
-                    version += 1
-                    common = about(request, version=version, attempt=lost.attempt, at=now)
-                    events.append(RunAttemptFailed(**common, reason=LOST.reason, message=LOST.message))
-                version += 1
-                claim = Claim(request, row["attempt"] + 1, row["attempts_allowed"])
-                events.append(
-                    RunStarted(**about(request, version=version, attempt=claim.attempt, at=now), worker=worker)
-                )
+                # One claim at a time, all processes together: counts that others are about to change are worth nothing.
+                # One that is frozen in here must not keep the others waiting for long.
                 await connection.execute(
-                    """UPDATE runs SET state = 'running', version = $2, attempt = $3, worker = $4,
-                                       lease_until = clock_timestamp() + $5
-                       WHERE run_id = $1""",
-                    request.run_id, version, claim.attempt, worker, lease,
-                )  # fmt: skip
-                await outbox.append(connection, events)
-            failpoints.reached("exporter.claimed")
-            return claim
+                    """SELECT set_config('idle_in_transaction_session_timeout', '5s', true),
+                              pg_advisory_xact_lock(hashtextextended('exporter.claim', 0))"""
+                )
+                chosen = await connection.fetchval(_NEXT, list(lanes), list(limits), list(limits.values()))
+                if chosen is None:
+                    return None
+                claim = await self._start(connection, chosen, worker, lease)
+            if claim is not None:
+                failpoints.reached("exporter.claimed")
+                return claim
+
+    async def _give_up_lost(self, abandoned: list[Claim]) -> None:
+        """Queue the runs whose worker's lease has expired again.
+
+        One that shall be cancelled, or whose last allowed attempt it was, ends instead; `abandoned` gets such attempts,
+        because what they stored is left to the caller.
+        """
+        ended: list[Claim] = []
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                """SELECT request, attempt, attempts_allowed, cancel_ordered_by FROM runs
+                   WHERE state = 'running' AND lease_until < clock_timestamp()
+                   FOR UPDATE SKIP LOCKED"""
+            )
+            for row in rows:
+                lost = Claim(RunRequested.model_validate(row["request"]), row["attempt"], row["attempts_allowed"])
+                if lost.is_last and row["cancel_ordered_by"] is None:
+                    await self._fail(connection, lost, LOST)
+                elif await self._requeue(connection, lost, LOST, timedelta(0), spare=0) is RunState.QUEUED:
+                    continue
+                ended.append(lost)
+        abandoned += ended
+
+    async def _start(self, connection: Connection, run_id: UUID, worker: str, lease: timedelta) -> Claim | None:
+        """Begin the next attempt of a queued run; None when it was cancelled meanwhile."""
+        row = await connection.fetchrow(
+            """UPDATE runs SET state = 'running', version = version + 1, attempt = attempt + 1, worker = $2,
+                               lease_until = clock_timestamp() + $3
+               WHERE run_id = $1 AND state = 'queued' RETURNING request, version, attempt, attempts_allowed""",
+            run_id, worker, lease,
+        )  # fmt: skip
+        if row is None:
+            return None
+        request = RunRequested.model_validate(row["request"])
+        claim = Claim(request, row["attempt"], row["attempts_allowed"])
+        await connection.execute(
+            """INSERT INTO turns (lane, tenant, source, taken_at) VALUES ($1, $2, $3, clock_timestamp())
+               ON CONFLICT (lane, tenant, source) DO UPDATE SET taken_at = excluded.taken_at""",
+            claim.lane, request.tenant, request.question.source,
+        )  # fmt: skip
+        now = await database_now(connection)
+        common = about(request, version=row["version"], attempt=claim.attempt, at=now)
+        await outbox.append(connection, [RunStarted(**common, worker=worker)])
+        return claim
 
     async def beat(self, claim: Claim, lease: timedelta) -> None:
         """Renew the lease; raises Fenced when somebody else owns the run or it has ended."""
@@ -116,12 +185,13 @@ class AttemptStore(Part):
             now = await database_now(connection)
             manifest = await self._extend_chain(connection, claim, now, seal_manifest)
             failpoints.reached("exporter.manifest")
-            expires_at = now + self._retention
+            await self._keep_schema(connection, claim, outcome.schema)
+            expires_at = now + self._retention_by_tenant.get(request.tenant, self._retention)
             parts = [
                 PartFact(
                     artifact_id=domain.artifact_id(claim.run_id, claim.attempt, file.number),
                     number=file.number, file_name=file.file_name, size_bytes=file.size_bytes,
-                    rows=file.rows, sha256=file.sha256,
+                    rows=file.rows, sha256=file.sha256, entity=file.entity,
                 )
                 for file in outcome.files
             ]  # fmt: skip
@@ -143,6 +213,7 @@ class AttemptStore(Part):
                     RunSucceeded(
                         **common, rows=outcome.rows, bytes=outcome.bytes, parts=len(parts), snapshot=outcome.snapshot,
                         manifest_id=domain.manifest_id(claim.run_id), manifest_sha256=manifest,
+                        schema_id=domain.schema_id(claim.run_id),
                     ),
                 ],
             )  # fmt: skip
@@ -194,15 +265,28 @@ class AttemptStore(Part):
                RETURNING manifest_sha256""",
             request.job_id, request.tenant,
         )  # fmt: skip
-        body = seal_manifest(now, previous)
-        digest = sha256(body).hexdigest()
-        await connection.execute(
-            """INSERT INTO manifests (manifest_id, run_id, tenant, file_name, body, sha256)
-               VALUES ($1, $2, $3, $4, $5, $6)""",
-            domain.manifest_id(claim.run_id), claim.run_id, request.tenant,
-            domain.manifest_name(claim.run_id), body, digest,
+        digest = await self._keep_document(
+            connection, claim, "manifest", domain.manifest_id(claim.run_id), domain.manifest_name(claim.run_id),
+            seal_manifest(now, previous),
         )  # fmt: skip
         await connection.execute(
             "UPDATE chain_heads SET manifest_sha256 = $2 WHERE job_id = $1", request.job_id, digest
         )
+        return digest
+
+    async def _keep_schema(self, connection: Connection, claim: Claim, body: bytes) -> None:
+        await self._keep_document(
+            connection, claim, "schema", domain.schema_id(claim.run_id), domain.schema_name(claim.run_id), body
+        )
+
+    async def _keep_document(
+        self, connection: Connection, claim: Claim, kind: str, document_id: UUID, file_name: str, body: bytes
+    ) -> str:
+        """Write down what the run keeps for good; returns its SHA-256."""
+        digest = sha256(body).hexdigest()
+        await connection.execute(
+            """INSERT INTO documents (document_id, run_id, tenant, kind, file_name, body, sha256)
+               VALUES ($1, $2, $3, $4, $5, $6, $7)""",
+            document_id, claim.run_id, claim.request.tenant, kind, file_name, body, digest,
+        )  # fmt: skip
         return digest

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from services.exporter.domain import Lane
 from services.exporter.store.steps import Part, about
 from shared import outbox
 from shared.database import Connection, database_now
@@ -16,11 +17,11 @@ class RequestStore(Part):
         async with self._database.transaction() as connection:
             await self._take_turn(connection, request.run_id)
             new = await connection.fetchval(
-                """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed)
-                   VALUES ($1, $2, $3, $4, 'queued', $5)
+                """INSERT INTO runs (run_id, job_id, tenant, lane, source, request, state, attempts_allowed)
+                   VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7)
                    ON CONFLICT DO NOTHING RETURNING true""",
-                request.run_id, request.job_id, request.tenant, request.model_dump(mode="json"),
-                request.retry.attempts,
+                request.run_id, request.job_id, request.tenant, Lane.of(request.slot.trigger),
+                request.question.source, request.model_dump(mode="json"), request.retry.attempts,
             )  # fmt: skip
             if new:
                 now = await database_now(connection)

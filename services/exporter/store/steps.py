@@ -1,6 +1,8 @@
 """Steps that several transactions share; every one of a worker's carries its attempt."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from services.exporter.domain import Claim, Failure
@@ -20,9 +22,15 @@ class CancelOrdered(Exception):
 class Part:
     """A part of the store."""
 
-    def __init__(self, database: Database, retention: timedelta) -> None:
+    def __init__(
+        self,
+        database: Database,
+        retention: timedelta,
+        retention_by_tenant: Mapping[str, timedelta] = MappingProxyType({}),
+    ) -> None:
         self._database = database
         self._retention = retention
+        self._retention_by_tenant = retention_by_tenant
 
     async def _end(self, connection: Connection, claim: Claim, state: RunState) -> int:
         """Compare-and-set to a terminal state; the attempt number is the fence. Returns the new version."""
@@ -75,8 +83,8 @@ class Part:
         version: int = await connection.fetchval(
             """UPDATE runs SET state = 'queued', version = version + 1, worker = NULL, lease_until = NULL,
                                not_before = now() + $2, attempts_allowed = attempts_allowed + $3
-               WHERE run_id = $1 RETURNING version""",
-            claim.run_id, backoff, spare,
+               WHERE run_id = $1 AND attempt = $4 RETURNING version""",
+            claim.run_id, backoff, spare, claim.attempt,
         )  # fmt: skip
         common = about(claim.request, version=version, attempt=claim.attempt, at=await database_now(connection))
         await outbox.append(connection, [RunAttemptFailed(**common, reason=failure.reason, message=failure.message)])
