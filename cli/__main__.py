@@ -4,8 +4,12 @@ import sys
 from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
 from cli import demo, stack
+from cli.artifacts.decrypt import decrypt
+from cli.artifacts.fetch import fetch
+from cli.artifacts.verify import verify
 from cli.console import Failure, err
 
 app = typer.Typer(
@@ -13,12 +17,21 @@ app = typer.Typer(
     help="Export contact-centre data on a schedule, encrypted and verifiable.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 app.command()(stack.up)
 app.command()(stack.down)
 app.command()(stack.token)
 app.command()(stack.republish)
 app.command()(demo.demo)
+artifacts = typer.Typer(
+    help="Exported files: fetch them, prove that they are complete, decrypt them.",
+    no_args_is_help=True,
+)
+artifacts.command()(fetch)
+artifacts.command()(verify)
+artifacts.command()(decrypt)
+app.add_typer(artifacts, name="artifacts")
 
 
 def main() -> NoReturn:
@@ -26,7 +39,7 @@ def main() -> NoReturn:
     try:
         app()
     except Failure as failure:
-        err.print(f"[bold red]cdds:[/] {failure}", highlight=False)
+        err.print(f"[bold red]cdds:[/] {escape(str(failure))}", highlight=False, soft_wrap=True)
         sys.exit(failure.code)
     sys.exit(0)
 

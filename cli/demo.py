@@ -5,10 +5,10 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import asyncpg
 import httpx
@@ -31,7 +31,7 @@ def demo(
     rows: Annotated[int, typer.Option(min=1, help="Interactions to generate.")] = 50_000,
     kafka: Annotated[str, typer.Option(help="embedded, apache, or HOST:PORT.")] = "embedded",
 ) -> None:
-    """Export generated interactions, decrypt them with stock tools, and compare every row with the database."""
+    """Export generated interactions and attachments, decrypt with stock tools, compare every row with the database."""
     _require_tools()
     shutil.rmtree(data, ignore_errors=True)
     started = time.monotonic()
@@ -144,17 +144,15 @@ async def _watch(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
 async def _download(api: httpx.AsyncClient, execution: dict[str, Any], folder: Path) -> None:
     folder.mkdir()
     details = await _answer(api.get(f"/executions/{execution['run_id']}"))
-    manifest = await _answer(api.get(f"/files/{execution['manifest_id']}"))
-    (folder / f"export-{execution['run_id']}.manifest.json").write_bytes(
-        orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
-    )
-    for artifact in details["artifacts"]:
-        async with api.stream("GET", f"/files/{artifact['artifact_id']}") as answer:
+    files = {f"export-{execution['run_id']}.manifest.json": execution["manifest_id"]}
+    files |= {artifact["file_name"]: artifact["artifact_id"] for artifact in details["artifacts"]}
+    for name, file_id in files.items():
+        async with api.stream("GET", f"/files/{file_id}") as answer:
             answer.raise_for_status()
-            with (folder / artifact["file_name"]).open("wb") as file:
+            with (folder / name).open("wb") as file:
                 async for chunk in answer.aiter_bytes():
                     file.write(chunk)
-        out.print(f"  GET /files/… → {artifact['file_name']}", highlight=False, soft_wrap=True)
+        out.print(f"  GET /files/… → {name}", highlight=False, soft_wrap=True)
 
 
 def _open(sealed: Path, key: Path) -> None:
@@ -163,26 +161,42 @@ def _open(sealed: Path, key: Path) -> None:
     _run("unzip", "-q", "-o", archive, "-d", sealed.parent)
 
 
+INTERACTIONS: Final = """SELECT "ixnId", to_json(i)::text FROM ucs.interactions i WHERE "tenantId" = 'acme'"""
+ATTACHMENTS: Final = """
+    SELECT a.id, (to_jsonb(a) || jsonb_build_object('content', replace(encode(content, 'base64'), E'\\n', '')))::text
+    FROM ucs.attachments a WHERE tenantid = 'acme'"""
+
+
 async def _compare(dsn: str, folder: Path) -> int:
     """Read the source again, without our code, and hold every line against it, in both directions."""
-    exported: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        for line in file.read_bytes().splitlines():
-            row = orjson.loads(line)
-            if exported.setdefault(row["ixnId"], row) is not row:
-                raise Failure(f"row {row['ixnId']} was exported twice", Exit.VERIFICATION)
-    count = 0
+    attachments = set(folder.glob("Interaction-Attachment-*.jsonl"))
+    interactions = set(folder.glob("Interaction-*.jsonl")) - attachments
     connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            query = "SELECT to_json(i)::text FROM ucs.interactions i WHERE \"tenantId\" = 'acme'"
-            async for record in connection.cursor(query, prefetch=5000):
-                count += 1
-                row = orjson.loads(record[0])
-                if exported.get(row["ixnId"]) != row:
-                    raise Failure(f"row {row['ixnId']} differs from the database", Exit.VERIFICATION)
+        return await _compared(connection, INTERACTIONS, _exported(interactions, "ixnId")) + await _compared(
+            connection, ATTACHMENTS, _exported(attachments, "id")
+        )
     finally:
         await connection.close()
+
+
+def _exported(files: Iterable[Path], key: str) -> dict[str, Any]:
+    exported: dict[str, Any] = {}
+    for file in files:
+        for line in file.read_bytes().splitlines():
+            row = orjson.loads(line)
+            if exported.setdefault(row[key], row) is not row:
+                raise Failure(f"row {row[key]} was exported twice", Exit.VERIFICATION)
+    return exported
+
+
+async def _compared(connection: Any, query: str, exported: dict[str, Any]) -> int:
+    count = 0
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        async for key, text in connection.cursor(query, prefetch=5000):
+            count += 1
+            if exported.get(key) != orjson.loads(text):
+                raise Failure(f"row {key} differs from the database", Exit.VERIFICATION)
     if count != len(exported):
         raise Failure(f"{len(exported)} rows were exported, the database has {count}", Exit.VERIFICATION)
     return count
