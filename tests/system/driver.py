@@ -74,7 +74,7 @@ async def eventually(
 class Recipient:
     """Somebody with an RSA key and its certificate, for whom exports are encrypted."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, valid_for: timedelta = timedelta(days=90)) -> None:
         self.key = rsa.generate_private_key(65537, 3072)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.now(UTC)
@@ -85,7 +85,7 @@ class Recipient:
             .public_key(self.key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=90))
+            .not_valid_after(now + valid_for)
             .sign(self.key, hashes.SHA256())
         )
         self.pem = self.certificate.public_bytes(Encoding.PEM)
@@ -112,6 +112,7 @@ class Export:
     manifest: Row
     parts: list[Row]
     lines: list[bytes]
+    attachments: list[bytes]
 
     def rows(self) -> Iterator[Row]:
         """The exported rows, in order; numbers with a point keep their digits."""
@@ -153,6 +154,21 @@ class Tenant:
         assert answer.status_code == 201, answer.text
         return answer.json()
 
+    async def run_id(self, job: Row) -> str:
+        """The only run of a job, as soon as it was requested."""
+
+        async def look() -> str | None:
+            latest = (await self.get(f"/jobs/{job['id']}"))["latest_run"]
+            return latest and latest["id"]
+
+        return await eventually(look, what=f"a run of {job['settings']['title']!r}")
+
+    async def cancel(self, run_id: str) -> bool:
+        """Order that a run shall end; False when it had ended before."""
+        answer = await self.api.post(f"/runs/{run_id}/cancel")
+        assert answer.status_code in (202, 409), answer.text
+        return answer.status_code == 202
+
     async def executions(self, job_id: str) -> list[Row]:
         """All executions of a job that history knows, newest first."""
         return (await self.get("/executions", job_id=job_id, limit=200))["items"]
@@ -180,13 +196,14 @@ class Tenant:
         assert [a["file_name"] for a in artifacts] == [part["name"] for part in manifest["parts"]]
         assert sum(part["rows"] for part in manifest["parts"]) == manifest["rows"] == execution["rows"]
         lines: list[bytes] = []
+        attachments: list[bytes] = []
         for artifact, part in zip(artifacts, manifest["parts"], strict=True):
             answer = await self.read(f"/files/{artifact['artifact_id']}")
             assert sha256(answer.content).hexdigest() == artifact["sha256"] == part["stored_sha256"]
             assert len(answer.content) == artifact["size_bytes"] == part["stored_bytes"]
             content = await asyncio.to_thread(self._content, answer.content, part)
-            lines += content.splitlines(keepends=True)
-        return Export(manifest, manifest["parts"], lines)
+            (attachments if part["entity"].endswith("-Attachment") else lines).extend(content.splitlines(keepends=True))
+        return Export(manifest, manifest["parts"], lines, attachments)
 
     def _content(self, sealed: bytes, part: Row) -> bytes:
         archive = self.recipient.open(sealed)
@@ -221,9 +238,9 @@ class Tenant:
 
 
 @asynccontextmanager
-async def tenant(stack: Stack, name: str = "acme") -> AsyncGenerator[Tenant]:
+async def tenant(stack: Stack, name: str = "acme", valid_for: timedelta = timedelta(days=90)) -> AsyncGenerator[Tenant]:
     """An administrator of tenant `name`, whose certificate is known to every service."""
-    recipient = Recipient(name)
+    recipient = Recipient(name, valid_for)
     token = stack.secrets.token(tenant=name, role="admin", subject=f"tester@{name}")
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=f"{stack.url}/api/v1", headers=headers, timeout=30) as api:

@@ -1,6 +1,7 @@
 """The invariants of `docs/`, each a query over all schemas that must give nothing once a stack has settled."""
 
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 from deploy.local.stack import Stack
 from shared.events import TOPICS
-from tests.system.driver import eventually
+from tests.system.driver import Export, eventually
 
 SETTLED_WITHIN = timedelta(seconds=90)
 
@@ -94,17 +95,17 @@ QUERIES = {
         ) told WHERE version <> expected
     """,
     "files and success do not belong together": """
-        SELECT r.run_id, r.state, count(a.artifact_id), count(DISTINCT m.manifest_id),
+        SELECT r.run_id, r.state, count(DISTINCT a.artifact_id), count(DISTINCT d.document_id),
                max((e.value::json->>'parts')::int)
         FROM exporter.runs r
         LEFT JOIN exporter.artifacts a USING (run_id)
-        LEFT JOIN exporter.manifests m USING (run_id)
+        LEFT JOIN exporter.documents d USING (run_id)
         LEFT JOIN exporter.outbox e ON e.key = r.run_id::text AND e.type = 'cdds.RunSucceeded.v1'
         GROUP BY r.run_id, r.state
         HAVING CASE r.state
           WHEN 'succeeded' THEN
-            (count(DISTINCT m.manifest_id), count(a.artifact_id)) <> (1, max((e.value::json->>'parts')::int))
-          ELSE count(m.manifest_id) + count(a.artifact_id) > 0
+            (count(DISTINCT d.document_id), count(DISTINCT a.artifact_id)) <> (2, max((e.value::json->>'parts')::int))
+          ELSE count(d.document_id) + count(a.artifact_id) > 0
         END
     """,
     "a file comes from another attempt than the one that won": """
@@ -166,6 +167,18 @@ async def assert_invariants(stack: Stack, *, dead: int = 0, within: timedelta = 
     assert len(buried) == dead, [dict(record.headers) for record in buried]
 
 
+async def assert_same_as_source(export: Export, dsn: str, query: str) -> None:
+    """The files hold exactly the rows that `query` finds in a source that has not changed since, byte for byte."""
+    connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
+    try:
+        found = await connection.fetch(f"SELECT row_to_json(q)::text FROM ({query}) q")
+    finally:
+        await connection.close()
+    expected = sorted(row[0].encode() + b"\n" for row in found)
+    assert export.manifest["rows"] == len(export.lines) == len(expected)
+    assert sha256(b"".join(sorted(export.lines))).digest() == sha256(b"".join(expected)).digest()
+
+
 async def dead_letters(stack: Stack) -> list[ConsumerRecord]:
     """All records on dead-letter topics."""
     topics = [topic.dead for topic in TOPICS]
@@ -187,8 +200,13 @@ async def _violations(stack: Stack) -> list[str]:
                 for sentence, query in QUERIES.items()
                 if (rows := await connection.fetch(query))
             ]
-            keys = {row["object_key"] for row in await connection.fetch("SELECT object_key FROM exporter.artifacts")}
-            manifests = await connection.fetch("SELECT body, sha256, run_id FROM exporter.manifests")
+            keys = {
+                row["object_key"]
+                for row in await connection.fetch("SELECT object_key FROM exporter.artifacts WHERE state <> 'deleted'")
+            }
+            manifests = await connection.fetch(
+                "SELECT body, sha256, run_id FROM exporter.documents WHERE kind = 'manifest'"
+            )
             heads = dict(await connection.fetch("SELECT job_id::text, manifest_sha256 FROM exporter.chain_heads"))
     finally:
         await connection.close()

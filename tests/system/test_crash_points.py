@@ -18,7 +18,9 @@ ROWS = 2_000
 POINTS = [
     ("exporter", "exporter.claimed"),
     ("exporter", "exporter.first_row"),
+    ("exporter", "exporter.part_begun"),
     ("exporter", "exporter.part_stored"),
+    ("exporter", "exporter.exported"),
     ("exporter", "exporter.manifest"),
     ("exporter", "exporter.terminal"),
     ("exporter", "exporter.succeeded"),

@@ -45,11 +45,11 @@ tenant_column = "tenant"
 
 @pytest.fixture(scope="module", params=BROKERS)
 async def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    sources = tmp_path_factory.mktemp("sources") / "sources.toml"
+    folder = tmp_path_factory.mktemp("frozen")
+    sources = folder / "sources.toml"
     sources.write_text(SOURCES)
-    async with running(
-        request.param, environment={**QUICK, **impatient(timedelta(seconds=5))}, sources=sources
-    ) as stack:
+    environment = {**QUICK, **impatient(timedelta(seconds=5)), "CDDS_FAILPOINT_HOLDS": str(folder)}
+    async with running(request.param, environment=environment, sources=sources) as stack:
         await execute(stack, *SLOW, database=SOURCES_DATABASE)
         yield stack
 
@@ -93,6 +93,43 @@ async def test_a_worker_that_wakes_after_its_lease_changes_nothing_and_takes_its
     assert execution["attempt"] == 2
     assert await told(stack, execution) == before
     assert not part.parent.exists()
+    assert len((await acme.download(execution)).lines) == ROWS
+    await assert_invariants(stack)
+
+
+async def test_a_worker_that_was_frozen_before_its_terminal_transaction_publishes_nothing(
+    stack: Stack, acme: Tenant
+) -> None:
+    assert stack.options.sources is not None
+    hold = stack.options.sources.with_name("exporter.exported")
+    hold.touch()
+    job = await acme.submit(source="lab", type="slow", split_bytes=64 * 1024, title="Frozen at the end")
+    pid = stack.services["exporter"].pid
+    assert pid is not None
+
+    async def held() -> bool:
+        return hold.with_name("exporter.exported.held").exists()
+
+    await eventually(held, what="a run whose parts are all stored")
+    os.kill(pid, signal.SIGSTOP)
+    hold.unlink()
+    try:
+        async with stack.replica("exporter"):
+            execution = await acme.succeeded(job)
+            before = await told(stack, execution)
+            os.kill(pid, signal.SIGCONT)
+
+            async def ended() -> bool:
+                lines = stack.services["exporter"].last_lines
+                return stack.services["exporter"].pid != pid or any("attempt fenced" in line for line in lines)
+
+            await eventually(ended, what="the frozen worker's end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    assert execution["attempt"] == 2
+    assert await told(stack, execution) == before
     assert len((await acme.download(execution)).lines) == ROWS
     await assert_invariants(stack)
 
