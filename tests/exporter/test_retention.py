@@ -354,20 +354,20 @@ async def test_manifests_and_files_of_the_release_before_are_kept(
     every_file = databases._migrations
 
     def before(*given: Any, **named: Any) -> list[tuple[str, str]]:
-        return [(name, text) for name, text in every_file(*given, **named) if name < "0004"]
+        return [(name, text) for name, text in every_file(*given, **named) if name < "0003"]
 
     async with fresh_database(postgres) as dsn:
         with monkeypatch.context() as patched:
             patched.setattr(databases, "_migrations", before)
             await databases.migrate(dsn, "exporter", outbox=True)
-        run, manifest, artifact = (UUID(int=n) for n in (1, 2, 3))
+        request = requested()
+        run, manifest, artifact = request.run_id, UUID(int=1), UUID(int=2)
         connection = await asyncpg.connect(dsn, server_settings={"search_path": "exporter"})
         await connection.execute(
-            """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed, attempt,
-                                 finished_at, lane, source)
-               VALUES ($1, $1, 't1', '{}', 'succeeded', 1, 1, now(), 'manual', 'ucs')""",
-            run,
-        )
+            """INSERT INTO runs (run_id, job_id, tenant, request, state, attempts_allowed, attempt, finished_at)
+               VALUES ($1, $2, 't1', $3, 'succeeded', 1, 1, now())""",
+            run, request.job_id, request.model_dump_json(),
+        )  # fmt: skip
         await connection.execute(
             """INSERT INTO manifests (manifest_id, run_id, tenant, file_name, body, sha256)
                VALUES ($1, $2, 't1', 'm.json', 'signed', $3)""",

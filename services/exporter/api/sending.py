@@ -18,7 +18,7 @@ T = TypeVar("T")
 _SLICE_BYTES: Final = 256 * 1024
 """What is given to the server at once: it copies what the client does not take at once."""
 _THREADS: Final = 4
-"""Pieces read at once. Not the event loop's own threads: exports hold some of those for hours."""
+"""Pieces read at once, in threads of their own: neither downloads nor anything else shall wait for the other."""
 STALL: Final = timedelta(minutes=1)
 """A client that takes less than a slice in this time (4 KiB/s) is let go, so that it does not keep others out; with
 `Range` it can go on where it was."""
