@@ -7,8 +7,10 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.background import BackgroundTask
+from starlette.types import Send
 
 from shared.http import Problem, not_found
+from shared.observability import log
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -22,11 +24,22 @@ HOP_BY_HOP: Final = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
+class Passing(StreamingResponse):
+    """Passes an answer on; when its service breaks off, so does the connection, and the client sees that."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send what comes; returning early makes the server close the connection."""
+        try:
+            await super().stream_response(send)
+        except httpx.TransportError as error:
+            log.warning("answer broke off", error=repr(error))
+
+
 def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
     """Forward every prefix in `owners` to its base URL."""
     api = APIRouter(prefix="/api/v1", include_in_schema=False)
 
-    @api.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    @api.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
     async def forward(path: str, request: Request) -> Response:
         prefix, *rest = path.split("/")
         # Dot segments would lead out of the prefix, to what a service shows only to its operator.
@@ -45,7 +58,7 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
             raise Problem(
                 503, "unavailable", "The service that answers this is away; try again.", headers={"Retry-After": "5"}
             ) from error
-        response = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
+        response = Passing(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
         response.raw_headers = _end_to_end(answer.headers.raw)
         return response
 

@@ -38,6 +38,7 @@ class ExecutionAnswer(BaseModel):
     snapshot: str | None
     manifest_id: UUID | None
     manifest_sha256: str | None
+    schema_id: UUID | None
     reason: str | None
     message: str | None
     progress: Progress | None
@@ -53,6 +54,7 @@ class ArtifactAnswer(BaseModel):
     source: str | None
     type: str | None
     number: int
+    entity: str | None
     file_name: str
     size_bytes: int
     rows: int
@@ -61,6 +63,7 @@ class ArtifactAnswer(BaseModel):
     expires_at: UtcDatetime
     remaining_days: int
     deleted_at: UtcDatetime | None
+    deletion_reason: str | None
 
 
 class ExecutionDetails(ExecutionAnswer):

@@ -48,6 +48,7 @@ class Change:
     snapshot: str | None = None
     manifest_id: UUID | None = None
     manifest_sha256: str | None = None
+    schema_id: UUID | None = None
     reason: str | None = None
     message: str | None = None
 
@@ -69,6 +70,7 @@ def change(event: RunEvent) -> Change | None:
                 "snapshot": event.snapshot,
                 "manifest_id": event.manifest_id,
                 "manifest_sha256": event.manifest_sha256,
+                "schema_id": event.schema_id,
             }
         case RunFailed() | RunAttemptFailed():
             said = {"reason": event.reason, "message": event.message}

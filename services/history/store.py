@@ -16,7 +16,8 @@ from shared.events import ArtifactDeleted, ArtifactStored, Event, RunEvent, RunP
 
 COLUMNS: Final = """
     run_id, job_id, title, source, type, trigger, slot_key, slot_at, question, requested_at, state, attempt, worker,
-    started_at, finished_at, rows, bytes, parts, snapshot, manifest_id, manifest_sha256, reason, message, progress
+    started_at, finished_at, rows, bytes, parts, snapshot, manifest_id, manifest_sha256, schema_id, reason, message,
+    progress
 """
 
 
@@ -74,8 +75,10 @@ class Store:
         self, connection: Connection, tenant: str, limit: int, after: tuple[datetime, UUID] | None, run_id: UUID | None
     ) -> list[asyncpg.Record]:
         return await connection.fetch(
-            """SELECT artifacts.*, deleted_at, title, source, type,
-                      greatest(0, ceil(extract(epoch FROM expires_at - now()) / 86400))::int AS remaining_days
+            """SELECT artifacts.*, deleted_at, artifact_deletions.reason AS deletion_reason, title, source, type,
+                      CASE WHEN deleted_at IS NULL
+                           THEN greatest(0, ceil(extract(epoch FROM expires_at - now()) / 86400))::int
+                           ELSE 0 END AS remaining_days
                FROM artifacts
                LEFT JOIN artifact_deletions USING (artifact_id)
                LEFT JOIN LATERAL (
@@ -131,8 +134,8 @@ class Store:
         changes = [change for event in events if (change := domain.change(event)) is not None]
         await connection.executemany(
             """INSERT INTO executions AS known (run_id, tenant, job_id, state, version, attempt, worker, started_at,
-                 finished_at, rows, bytes, parts, snapshot, manifest_id, manifest_sha256, reason, message)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                 finished_at, rows, bytes, parts, snapshot, manifest_id, manifest_sha256, schema_id, reason, message)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
                ON CONFLICT (run_id) DO UPDATE
                SET state = CASE WHEN known.version < excluded.version AND known.finished_at IS NULL
                                 THEN excluded.state ELSE known.state END,
@@ -147,6 +150,7 @@ class Store:
                    snapshot = coalesce(known.snapshot, excluded.snapshot),
                    manifest_id = coalesce(known.manifest_id, excluded.manifest_id),
                    manifest_sha256 = coalesce(known.manifest_sha256, excluded.manifest_sha256),
+                   schema_id = coalesce(known.schema_id, excluded.schema_id),
                    reason = coalesce(excluded.reason, known.reason),
                    message = coalesce(excluded.message, known.message)""",
             [_values(change) for change in changes],
@@ -178,11 +182,11 @@ class Store:
     async def _apply_artifacts(self, connection: Connection, events: Sequence[ArtifactStored]) -> None:
         await connection.executemany(
             """INSERT INTO artifacts (artifact_id, tenant, run_id, job_id, number, file_name, size_bytes, rows, sha256,
-                                      stored_at, expires_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING""",
+                                      stored_at, expires_at, entity)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING""",
             [
                 (e.part.artifact_id, e.tenant, e.run_id, e.job_id, e.part.number, e.part.file_name, e.part.size_bytes,
-                 e.part.rows, e.part.sha256, e.occurred_at, e.expires_at)
+                 e.part.rows, e.part.sha256, e.occurred_at, e.expires_at, e.part.entity)
                 for e in events
             ],
         )  # fmt: skip

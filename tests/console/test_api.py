@@ -46,6 +46,8 @@ class Upstream:
             await self._stream(send, [bytes([n]) * MEBIBYTE for n in range(16)])
         elif path.endswith("/slow"):
             await self._slow(send)
+        elif path.endswith("/broken"):
+            await self._broken(send)
         elif path.endswith("/endless"):
             await self._endless(receive, send)
         else:
@@ -82,6 +84,10 @@ class Upstream:
         await send({"type": "http.response.body", "body": b"first", "more_body": True})
         await self.go_on.wait()
         await send({"type": "http.response.body", "body": b"second"})
+
+    async def _broken(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
 
     async def _endless(self, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -264,3 +270,18 @@ async def test_what_belongs_to_no_service_is_not_found(console: str, path: str) 
     assert answer.startswith("HTTP/1.1 404 ")
     assert "application/problem+json" in answer
     assert "/not-found" in answer
+
+
+async def test_an_answer_that_breaks_off_is_not_passed_on_as_whole(client: httpx.AsyncClient) -> None:
+    async with client.stream("GET", "/api/v1/files/broken") as answer:
+        assert (answer.status_code, answer.headers["content-length"]) == (200, "10")
+        with pytest.raises(httpx.RemoteProtocolError):
+            await answer.aread()
+
+    assert (await client.get("/api/v1/files/7")).status_code == 200
+
+
+async def test_the_head_of_a_file_is_passed_on_without_a_body(client: httpx.AsyncClient) -> None:
+    answer = await client.head("/api/v1/files/7")
+
+    assert (answer.status_code, answer.headers["etag"], answer.content) == (200, '"7"', b"")

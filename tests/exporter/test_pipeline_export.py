@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jsonschema_rs
 import psycopg
 import pytest
 from cryptography import x509
@@ -226,6 +227,25 @@ def test_a_row_of_20_megabytes_gets_its_own_part(
     parts = opened(attempt, result, recipient)
     assert [part.rows for part in result.parts] == [1, 1, 1]
     assert len(json.loads(parts[1][1])["text"]) == 20_000_000
+
+
+def test_1600_columns_with_a_cell_of_50_megabytes_come_whole_and_fulfil_the_schema(
+    attempt: Attempt, recipient: tuple[rsa.RSAPrivateKey, x509.Certificate]
+) -> None:
+    columns = ", ".join(f"{number} AS c{number}" for number in range(1596))
+    execute(
+        attempt.dsn,
+        "CREATE OR REPLACE VIEW widest AS SELECT 1 AS id, timestamptz '2026-01-01' AS at, 't1' AS tenant, "
+        f"repeat('Zürich ', 6250000) AS large, {columns}",
+    )
+
+    result = attempt.run("widest")
+
+    ((_, content),) = opened(attempt, result, recipient)
+    assert len(content) > 50_000_000
+    assert content == re_exported(attempt.dsn, "widest")
+    assert len(result.entities["Interaction"].fields) == 1600
+    assert jsonschema_rs.Draft7Validator(json.loads(result.schema)).is_valid(json.loads(content))
 
 
 def test_plaintext_only_when_asked_for_and_never_with_recipients(attempt: Attempt) -> None:

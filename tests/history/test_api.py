@@ -10,6 +10,7 @@ import pytest
 
 from services.history.store import Store
 from shared.database import Database
+from shared.events import ArtifactDeleted, ArtifactStored
 from tests.history.conftest import HeadersFor
 from tests.history.events import START, Run, finished_run
 
@@ -152,6 +153,27 @@ async def test_the_days_that_remain_are_rounded_up_and_never_negative(
     items = await all_pages(client, "/api/v1/artifacts", headers_for("t1"))
 
     assert {item["number"]: item["remaining_days"] for item in items} == {1: 1, 2: 2, 3: 0}
+
+
+async def test_no_days_remain_of_a_file_that_is_deleted(
+    client: httpx.AsyncClient, store: Store, database: Database, headers_for: HeadersFor
+) -> None:
+    run = Run()
+    events = run.succeeded(parts=2)
+    stored = [event for event in events if isinstance(event, ArtifactStored)]
+    gone = ArtifactDeleted(
+        occurred_at=stored[0].occurred_at, tenant="t1", run_id=run.run_id, artifact_id=stored[0].part.artifact_id,
+        reason="requested", actor="alice",
+    )  # fmt: skip
+    await store.project([*events, gone])
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE artifacts SET expires_at = now() + interval '1 day'")
+
+    items = await all_pages(client, "/api/v1/artifacts", headers_for("t1"))
+
+    assert {item["number"]: (item["remaining_days"] > 0, item["deletion_reason"]) for item in items} == {
+        1: (False, "requested"), 2: (True, None),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ["/api/v1/executions", "/api/v1/artifacts"])

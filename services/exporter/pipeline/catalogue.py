@@ -107,7 +107,7 @@ def _looked_up(name: str, source: Source, types: Mapping[str, DataType]) -> dict
                     found[key] = ListedType(key, definition, None, "The table or query behind this type can't be read.")
     except (PipelineError, SourcesInvalid, OSError, UnicodeError) as error:
         # The log has what the source says; it may hold names and addresses that are nobody else's business.
-        log.warning("source not read", source=name, error=str(error))
+        log.warning("source not read", source=name, error=str(error.__cause__ or error))
         away = "The source can't be reached at the moment."
         found |= {key: ListedType(key, types[key], None, away) for key in types if key not in found}
     return found

@@ -6,13 +6,14 @@ write everything, and needs no compiler at install. `encoder` takes the faster o
 """
 
 from collections.abc import Iterator, Sequence
+from time import monotonic
 from typing import Final, Literal, LiteralString
 
 import orjson
 import psycopg
 from psycopg import sql
 
-from services.exporter.pipeline.batch import BATCH_BYTES, Batch, batched
+from services.exporter.pipeline.batch import BATCH_BYTES, BATCH_SECONDS, Batch, batched
 from services.exporter.pipeline.errors import RowTooLarge
 from services.exporter.pipeline.source import Column
 
@@ -80,14 +81,14 @@ class Compiled:
 
     def batches(self, copy: psycopg.Copy) -> Iterator[Batch]:
         messages: list[bytes | bytearray | memoryview] = []
-        size = 0
+        size, due = 0, monotonic() + BATCH_SECONDS
         for message in copy:
             messages.append(message)
             size += len(message) + self._frame_bytes
-            if size >= BATCH_BYTES:
+            if size >= BATCH_BYTES or monotonic() >= due:
                 yield self._decoded(messages)
                 messages.clear()
-                size = 0
+                size, due = 0, monotonic() + BATCH_SECONDS
         if batch := self._decoded(messages):
             yield batch
 

@@ -135,7 +135,8 @@ def connect(dsn: str, **settings: str | int) -> SourceConnection:
     try:
         connection = psycopg.connect(conninfo, prepare_threshold=None)
     except psycopg.Error as error:
-        raise translation(error) from error
+        # Address and role, which libpq names, are the operator's business: they are in the log, as the cause.
+        raise SourceUnavailable("no connection, see the exporter's log") from error
     connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     connection.read_only = True
     return connection

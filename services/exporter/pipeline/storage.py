@@ -220,6 +220,8 @@ class ObjectStore:
             raise ValueError("an empty prefix would delete the whole store")
         if self._folder is not None:
             target = self._inside(prefix)
+            if not target.exists():
+                return
             with explained(prefix):
                 while target.exists():
                     # Gone under our hands: another worker deletes the same.
