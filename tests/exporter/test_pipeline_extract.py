@@ -276,7 +276,7 @@ def test_a_dsn_that_can_not_be_read_is_not_repeated() -> None:
     assert caught.value.__cause__ is None
 
 
-def test_nobody_listening_is_unavailable_and_the_address_is_for_the_log_only(dsn: str) -> None:
+def test_nobody_listening_is_unavailable_and_the_address_is_for_the_log_only() -> None:
     with pytest.raises(SourceUnavailable, match="no connection") as raised:
         extracted(question("host=127.0.0.1 port=1", "anything"))
 
