@@ -361,10 +361,14 @@ def test_what_stock_openssl_encrypted_is_decrypted(
 # --- the machine's limits -------------------------------------------------------------------------------------------
 
 
-def start(*arguments: str | Path, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+def start(*arguments: str | Path, limit: Callable[[], None] = lambda: None) -> subprocess.Popen[str]:
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in the background of a shell
+        limit()
+
     return subprocess.Popen(
         [sys.executable, "-m", "cli", "artifacts", "decrypt", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
     )  # fmt: skip
 
 
