@@ -593,7 +593,7 @@ def test_a_backfill_with_nothing_to_do_says_so() -> None:
 def test_the_request_carries_the_whole_question() -> None:
     asked = plan(
         media_types=["voice"], split_bytes=65536, recipients=["f" * 64], retry={"attempts": 7}, format="csv",
-        fields=["id", "phone"], masking={"phone": "hash"}, encryption="smime",
+        csv_profile="faithful", fields=["id", "phone"], masking={"phone": "hash"}, attachments=True, encryption="smime",
     )  # fmt: skip
     decision = domain.due(asked, NOON + SOON, lambda _: timedelta(minutes=1))
     run = decision.events[0]
@@ -604,7 +604,7 @@ def test_the_request_carries_the_whole_question() -> None:
         "source": "ucs", "type": "interaction", "media_types": ("voice",),
         "interval_from": NOON - timedelta(minutes=61), "interval_to": NOON - timedelta(minutes=1),
         "split_bytes": 65536, "format": "csv", "encryption": "smime", "recipients": ("f" * 64,),
-        "fields": ("id", "phone"), "masking": {"phone": "hash"},
+        "csv_profile": "faithful", "fields": ("id", "phone"), "masking": {"phone": "hash"}, "attachments": True,
     }  # fmt: skip
 
 

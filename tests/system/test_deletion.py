@@ -28,7 +28,7 @@ async def acme(stack: Stack) -> AsyncIterator[Tenant]:
 
 
 async def test_a_deleted_file_is_gone_from_the_store_and_marked_in_history(stack: Stack, acme: Tenant) -> None:
-    execution = await acme.succeeded(await acme.submit())
+    execution = await acme.succeeded(await acme.submit(attachments=False))
     (artifact,) = (await acme.get("/artifacts", run_id=execution["run_id"]))["items"]
     path = f"/files/{artifact['artifact_id']}"
     folder = stack.data / "objects" / execution["run_id"]
