@@ -1,13 +1,14 @@
 """The janitor: what has expired or was withdrawn loses its bytes, and everybody is told."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from services.exporter.domain import Doomed
+from services.exporter.loops.threads import in_thread
 from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.store import Store
 from shared.failpoints import reached
@@ -41,7 +42,7 @@ class Janitor:
         if not doomed:
             return 0
         reached("exporter.deletion_marked")
-        deleted = await asyncio.to_thread(self._delete, doomed)
+        deleted = await in_thread(partial(self._delete, doomed))
         reached("exporter.objects_deleted")
         if deleted:
             log.info("files deleted", files=await self._store.finish_deletions(deleted))

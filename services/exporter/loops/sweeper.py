@@ -1,13 +1,14 @@
 """The sweeper: bytes of attempts that nobody will come back for are found in the object store and deleted."""
 
-import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from services.exporter.domain import AttemptBytes
+from services.exporter.loops.threads import in_thread
 from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.pipeline.storage import Prefix
 from services.exporter.store import Store
@@ -51,11 +52,11 @@ class Sweeper:
     async def _look_through(self) -> int:
         prefixes = self._objects.prefixes()
         looked_at = removed = 0
-        while batch := await asyncio.to_thread(lambda: list(islice(prefixes, BATCH))):
+        while batch := await in_thread(lambda: list(islice(prefixes, BATCH))):
             looked_at += len(batch)
             for orphan in await self._orphans(*_attempts(batch)):
                 # Asked again: deleting the ones before it has taken its time.
-                if await self._orphans(orphan) and await asyncio.to_thread(self._remove, orphan):
+                if await self._orphans(orphan) and await in_thread(partial(self._remove, orphan)):
                     removed += 1
         log.info("object store looked through", attempts=looked_at, removed=removed)
         return removed
