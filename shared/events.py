@@ -34,6 +34,11 @@ class Topic:
         """Where consumers put the records they can't apply, with the reason."""
         return f"{self.name}.dead"
 
+    @property
+    def replay(self) -> str:
+        """Where its owner copies all its events to when history is rebuilt."""
+        return f"{self.name}.replay"
+
 
 JOBS = Topic("job_api.jobs.v1", key="job_id")
 CERTIFICATES = Topic("job_api.certificates.v1", key="tenant")
@@ -380,6 +385,8 @@ class RunEvent(Event):
     job_id: UUID
     version: int
     attempt: int = 0
+    requested_at: UtcDatetime | None = None
+    """When the run was requested, which says in which month history keeps it; older exporters did not tell."""
 
 
 class RunQueued(RunEvent):
@@ -400,6 +407,7 @@ class RunProgressed(Event):
     run_id: UUID
     job_id: UUID
     progress: Progress
+    requested_at: UtcDatetime | None = None
 
 
 class RunAttemptFailed(RunEvent):
@@ -414,6 +422,9 @@ class ArtifactStored(RunEvent):
 
     part: Part
     expires_at: UtcDatetime
+    title: str | None = None
+    source: str | None = None
+    type: str | None = None
 
 
 class RunSucceeded(RunEvent):
@@ -460,6 +471,7 @@ class ArtifactDeleted(Event):
     artifact_id: UUID
     reason: Literal["expired", "requested"]
     actor: str
+    requested_at: UtcDatetime | None = None
 
 
 def _concrete(base: type[Event]) -> list[type[Event]]:

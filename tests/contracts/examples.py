@@ -62,7 +62,7 @@ PART = Part(
 
 _JOB = {"job_id": JOB, "actor": "alice"}
 _SCHEDULE = {"job_id": JOB, "job_version": 3}
-_RUN = {"run_id": RUN, "job_id": JOB, "version": 4, "attempt": 1}
+_RUN = {"run_id": RUN, "job_id": JOB, "requested_at": SLOT_AT, "version": 4, "attempt": 1}
 _FILE = {"run_id": RUN, "artifact_id": ARTIFACT, "actor": "bob"}
 
 _FIELDS: dict[type[Event], dict[str, Any]] = {
@@ -97,9 +97,12 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     events.SchedulePaused: {**_SCHEDULE, "failures": 5},
     events.RunQueued: {**_RUN, "attempt": 0},
     events.RunStarted: {**_RUN, "worker": "exporter-1"},
-    events.RunProgressed: {"run_id": RUN, "job_id": JOB, "progress": PROGRESS},
+    events.RunProgressed: {"run_id": RUN, "job_id": JOB, "requested_at": SLOT_AT, "progress": PROGRESS},
     events.RunAttemptFailed: {**_RUN, "reason": "source_unavailable", "message": "the source does not answer"},
-    events.ArtifactStored: {**_RUN, "part": PART, "expires_at": NOW + timedelta(days=14)},
+    events.ArtifactStored: {
+        **_RUN, "part": PART, "expires_at": NOW + timedelta(days=14), "title": SETTINGS.title,
+        "source": "ucs", "type": "interaction",
+    },
     events.RunSucceeded: {
         **_RUN, "rows": 4800, "bytes": 345678, "parts": 1, "snapshot": "00000003-0000001B-1",
         "manifest_id": UUID("01990000-0000-7000-8000-00000000b001"), "manifest_sha256": FINGERPRINT,
@@ -108,7 +111,7 @@ _FIELDS: dict[type[Event], dict[str, Any]] = {
     events.RunFailed: {**_RUN, "reason": "certificate_required", "message": "the tenant has no valid certificate"},
     events.RunCancelled: {**_RUN, "actor": "alice"},
     events.ArtifactDownloaded: _FILE,
-    events.ArtifactDeleted: {**_FILE, "reason": "expired"},
+    events.ArtifactDeleted: {**_FILE, "reason": "expired", "requested_at": SLOT_AT},
     events.BackfillStarted: {**_SCHEDULE, "backfill_id": BACKFILL, "slots": 42},
     events.BackfillCancelRequested: {**_JOB, "backfill_id": BACKFILL},
 }  # fmt: skip

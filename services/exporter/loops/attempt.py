@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from aiokafka.errors import KafkaError
 
-from services.exporter import domain
+from services.exporter import domain, metrics
 from services.exporter.config import Settings
 from services.exporter.domain import Claim, Counts
 from services.exporter.store import CancelOrdered, Fenced, Store
@@ -53,12 +53,18 @@ class Attempt:
         """When the last good renewal was asked for, by the event loop's clock: the lease is no older than that."""
         self._first: Counts | None = None
         self._last: Counts | None = None
+        source = claim.request.question.source
+        self._rows = metrics.ROWS.labels(source)
+        self._bytes = metrics.BYTES.labels(source)
 
     def note(self, rows: int, bytes_: int, total: int | None) -> None:
         """Take the counts from the exporting thread; single assignments, so that no lock is needed."""
         counts = Counts(rows, bytes_, total, time.monotonic())
         if rows and self._first is None:
             self._first = counts  # what came before, as the source's sort, says nothing about the rate
+        before = self._last
+        self._rows.inc(rows - (before.rows if before else 0))
+        self._bytes.inc(bytes_ - (before.bytes if before else 0))
         self._last = counts
 
     async def supervise(self, work: Coroutine[Any, Any, T]) -> T:
@@ -130,6 +136,7 @@ class Attempt:
                 tenant=self._claim.request.tenant,
                 run_id=self._claim.run_id,
                 job_id=self._claim.request.job_id,
+                requested_at=self._claim.request.occurred_at,
                 progress=domain.progress(self._claim, sequence, self._first or last, last),
             )
             with suppress(KafkaError):

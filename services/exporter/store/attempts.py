@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from services.exporter import domain
+from services.exporter import domain, metrics
 from services.exporter.domain import Claim, Failure, Lane, Outcome
 from services.exporter.store.steps import CancelOrdered, Fenced, Part, about
 from shared import failpoints, outbox
@@ -117,6 +117,7 @@ class AttemptStore(Part):
                     continue
                 ended.append(lost)
         abandoned += ended
+        metrics.FAILURES.labels(LOST.reason).inc(len(rows))
 
     async def _start(self, connection: Connection, run_id: UUID, worker: str, lease: timedelta) -> Claim | None:
         """Begin the next attempt of a queued run; None when it was cancelled meanwhile."""
@@ -206,10 +207,13 @@ class AttemptStore(Part):
                 ],
             )  # fmt: skip
             common = about(request, version=version, attempt=claim.attempt, at=now)
+            job: dict[str, Any] = {
+                "title": request.title, "source": request.question.source, "type": request.question.type,
+            }  # fmt: skip
             await outbox.append(
                 connection,
                 [
-                    *(ArtifactStored(**common, part=part, expires_at=expires_at) for part in parts),
+                    *(ArtifactStored(**common, **job, part=part, expires_at=expires_at) for part in parts),
                     RunSucceeded(
                         **common, rows=outcome.rows, bytes=outcome.bytes, parts=len(parts), snapshot=outcome.snapshot,
                         manifest_id=domain.manifest_id(claim.run_id), manifest_sha256=manifest,

@@ -48,8 +48,10 @@ class RetentionStore(Part):
         async with self._database.transaction() as connection:
             rows = await connection.fetch(
                 """UPDATE artifacts SET state = 'deleted', deleted_at = now()
-                   WHERE artifact_id = ANY($1) AND state = 'deleting'
-                   RETURNING tenant, run_id, artifact_id, deletion_reason AS reason, deletion_actor AS actor""",
+                   FROM runs
+                   WHERE artifact_id = ANY($1) AND artifacts.state = 'deleting' AND runs.run_id = artifacts.run_id
+                   RETURNING artifacts.tenant, artifacts.run_id, artifact_id, deletion_reason AS reason,
+                             deletion_actor AS actor, (request->>'occurred_at')::timestamptz AS requested_at""",
                 artifact_ids,
             )
             now = await database_now(connection)

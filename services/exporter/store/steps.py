@@ -98,6 +98,7 @@ def about(request: RunRequested, *, version: int, at: datetime, attempt: int = 0
         "tenant": request.tenant,
         "run_id": request.run_id,
         "job_id": request.job_id,
+        "requested_at": request.occurred_at,
         "version": version,
         "attempt": attempt,
     }
