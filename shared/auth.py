@@ -31,6 +31,10 @@ ROLES: Final[dict[str, frozenset[Scope]]] = {
 }
 
 
+_LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
+_NEVER: Final = datetime.fromtimestamp(_LAST_SECOND, UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The caller of one request."""
@@ -38,6 +42,8 @@ class Principal:
     subject: str
     tenant: str
     scopes: frozenset[str]
+    expires_at: datetime = _NEVER
+    """When the token expires, for answers that last longer than a moment."""
 
 
 class Unauthenticated(Exception):
@@ -81,6 +87,8 @@ class Authenticator:
             subject=subject,
             tenant=tenant,
             scopes=frozenset(str(claims.get("scope", "")).split()),
+            # The verifier has read it as a whole number; some issuers write years that no calendar has.
+            expires_at=datetime.fromtimestamp(min(int(claims["exp"]), _LAST_SECOND), UTC),
         )
 
     async def _verification_key(self, token: str) -> bytes | jwt.PyJWK:

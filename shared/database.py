@@ -124,13 +124,13 @@ def _to_json(value: object) -> str:
 
 
 @asynccontextmanager
-async def connect(dsn: str, service: str, *, outbox: bool = False) -> AsyncGenerator[Database]:
-    """Migrate the schema of `service` and open its pool in the worker role."""
+async def connect(dsn: str, service: str, *, outbox: bool = False, connections: int = 10) -> AsyncGenerator[Database]:
+    """Migrate the schema of `service` and open its pool, of at most `connections`, in the worker role."""
     await migrate(dsn, service, outbox=outbox)
     async with asyncpg.create_pool(
         dsn,
         min_size=1,
-        max_size=10,
+        max_size=connections,
         command_timeout=60,
         init=_prepare,
         server_settings={
@@ -145,23 +145,25 @@ async def connect(dsn: str, service: str, *, outbox: bool = False) -> AsyncGener
         yield Database(pool, service)
 
 
-async def migrate(dsn: str, service: str, *, outbox: bool) -> None:
+async def migrate(dsn: str, service: str, *, outbox: bool, schema: str | None = None) -> None:
     """Apply `services/<service>/migrations/NNNN_*.sql` that are new, one transaction each, one replica at a time.
 
-    With `outbox` the schema gets `shared.outbox`'s table first. Raises MigrationChanged when an applied file differs.
+    With `outbox` the schema gets `shared.outbox`'s table first. It is called as the service unless `schema` is given,
+    for tables beside the live ones; the roles are the service's. Raises MigrationChanged when an applied file differs.
     """
+    schema = schema or service
     connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
     try:
         # One lock for all services: they share the cluster-wide roles that the bookkeeping makes.
         await connection.execute("SELECT pg_advisory_lock(hashtext('cdds.migrate'))")
-        await _bookkeeping(connection, service)
-        applied = {row["name"]: row["sha256"] for row in await connection.fetch(f"TABLE {service}.applied_migrations")}
+        await _bookkeeping(connection, service, schema)
+        applied = {row["name"]: row["sha256"] for row in await connection.fetch(f"TABLE {schema}.applied_migrations")}
         for name, text in _migrations(service, outbox=outbox):
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             if name not in applied:
-                await _apply(connection, service, name, text, sha256)
+                await _apply(connection, schema, name, text, sha256)
             elif applied[name] != sha256:
-                raise MigrationChanged(f"{service}: migration {name} was changed after it was applied")
+                raise MigrationChanged(f"{schema}: migration {name} was changed after it was applied")
     finally:
         await connection.close()
 
@@ -184,13 +186,13 @@ async def _apply(connection: DirectConnection, schema: str, name: str, text: str
     log.info("migration applied", schema=schema, migration=name)
 
 
-async def _bookkeeping(connection: DirectConnection, schema: str) -> None:
+async def _bookkeeping(connection: DirectConnection, service: str, schema: str) -> None:
     await connection.execute(f"""
         DO $$
         DECLARE
           name text;
         BEGIN
-          FOREACH name IN ARRAY ARRAY['{schema}_worker', '{schema}_tenant'] LOOP
+          FOREACH name IN ARRAY ARRAY['{service}_worker', '{service}_tenant'] LOOP
             BEGIN
               EXECUTE format('CREATE ROLE %I NOLOGIN', name);
             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database made it
@@ -199,7 +201,7 @@ async def _bookkeeping(connection: DirectConnection, schema: str) -> None:
           END LOOP;
         END $$;
         CREATE SCHEMA IF NOT EXISTS {schema};
-        GRANT USAGE ON SCHEMA {schema} TO {schema}_worker, {schema}_tenant;
+        GRANT USAGE ON SCHEMA {schema} TO {service}_worker, {service}_tenant;
         CREATE TABLE IF NOT EXISTS {schema}.applied_migrations (
           name text PRIMARY KEY,
           sha256 text NOT NULL,

@@ -6,11 +6,13 @@ when PostgreSQL or the broker stays away.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import reduce
 from operator import or_
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -32,10 +34,22 @@ HANDLER_TRIES: Final = 3
 STALLED_AFTER: Final = timedelta(seconds=60)
 FETCH_SECONDS: Final = 0.01
 """Long enough for a fetch or two, each of up to 8 MiB a partition."""
+DECODED_AT_ONCE: Final = 100
+"""Records, about 1 ms; then whoever waits for the database has its turn."""
 STOP_GRACE_SECONDS: Final = 3
 """What a handler gets to end at a stop, before its record is left to the next start."""
 
-BatchHandler: TypeAlias = Callable[[Sequence[Any]], Awaitable[None]]
+
+class Received(NamedTuple):
+    """An event, and the JSON it came as."""
+
+    event: Event
+    body: bytes
+
+
+BatchHandler: TypeAlias = Callable[[Sequence[Received]], Awaitable[None]]
+Run: TypeAlias = tuple[BatchHandler, list[tuple[RawRecord, Event]]]
+"""Neighbours in a batch that one handler gets together."""
 
 
 class Stalled(Exception):
@@ -49,13 +63,22 @@ class Inbox:
     handler fail repeatedly is put on `<topic>.dead`; an outage is waited out, then `run` raises.
     """
 
-    def __init__(self, service: str, producer: Producer, patience: timedelta, member: str | None = None) -> None:
+    def __init__(
+        self,
+        service: str,
+        producer: Producer,
+        patience: timedelta,
+        member: str | None = None,
+        batch_records: int = 500,
+    ) -> None:
         self._service = service
         self._producer = producer
         self._patience = patience
         self._member = member
+        self._batch_records = batch_records
         self._handlers: dict[type[Event], BatchHandler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._handling: asyncio.Task[None] | None = None
         self._moved_at = asyncio.get_running_loop().time()
         self._lag = 0
 
@@ -63,9 +86,9 @@ class Inbox:
         """Register a handler called with one event of `types` at a time."""
 
         def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
-            async def each(events: Sequence[E]) -> None:
-                for event in events:
-                    await handle(event)
+            async def each(received: Sequence[Received]) -> None:
+                for event, _ in received:
+                    await handle(cast(E, event))
 
             self._handlers.update(dict.fromkeys(types, each))
             return handle
@@ -113,7 +136,7 @@ class Inbox:
             # A process that comes back under its name need not wait until its dead predecessor's session runs out.
             group_instance_id=self._member,
             batch=True,
-            max_records=500,
+            max_records=self._batch_records,
             batch_timeout_ms=100,
             auto_offset_reset="earliest",
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
@@ -123,6 +146,8 @@ class Inbox:
 
     async def run(self, bootstrap: str, fetch_pause: timedelta = timedelta(0)) -> None:
         """Consume until cancelled; raises when an outage outlasts the patience."""
+        for topic in self.topics:
+            CONSUMED.labels(topic, "dead")  # from 0 on, or Prometheus would not see the first one as an increase
         broker = self.broker(bootstrap)
         try:
             await broker.start()
@@ -132,8 +157,14 @@ class Inbox:
                     tasks.create_task(self._pause_between_fetches(broker, fetch_pause.total_seconds()))
                 await self._failed
         finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_GRACE_SECONDS):
+                    await self._handled()
             async with asyncio.timeout(10):
                 await broker.stop()
+            if self._handling is not None:
+                self._handling.cancel()
+                await asyncio.gather(self._handling, return_exceptions=True)
 
     async def check(self) -> None:
         """Raise Stalled when records wait and none was finished for a minute: the consumer has gone silent."""
@@ -141,18 +172,35 @@ class Inbox:
             raise Stalled(f"{self._lag} records wait")
 
     async def _deliver(self, message: KafkaMessage) -> None:
+        """Decode a batch while the one before it is being handled; both in order, and never more than these two."""
         raw = message.raw_message
         records: tuple[RawRecord, ...] = raw if isinstance(raw, tuple) else (raw,)
+        await self._unless_failed(self._read(records, message.consumer))
+
+    async def _read(self, records: Sequence[RawRecord], consumer: Any) -> None:
+        runs = await self._decode(records)
+        await self._handled()
+        self._handling = asyncio.create_task(self._unless_failed(self._handle(runs, records, consumer)))
+
+    async def _unless_failed(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._handle(records)
-            failpoints.reached("inbox.handled")
-            ends = {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records}
-            await self._commit(message.consumer, ends)
+            await work
         except Exception as error:
             # FastStream would log this and go on with the next batch, losing this one: end the process instead.
             if not self._failed.done():
                 self._failed.set_exception(error)
             await asyncio.Event().wait()
+
+    async def _handled(self) -> None:
+        """Wait for the batch that is being handled, if there is one."""
+        if self._handling is not None:
+            await asyncio.shield(self._handling)
+
+    async def _handle(self, runs: Sequence[Run], records: Sequence[RawRecord], consumer: Any) -> None:
+        for handler, run in runs:
+            await self._apply(handler, run)
+        failpoints.reached("inbox.handled")
+        await self._commit(consumer, {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records})
         self._moved_at = asyncio.get_running_loop().time()
 
     async def _commit(self, consumer: Any, ends: dict[TopicPartition, int]) -> None:
@@ -162,11 +210,12 @@ class Inbox:
             # The group has rebalanced: the records come again, to us or to another replica, and change nothing.
             log.warning("offsets not committed", error=repr(error))
 
-    async def _handle(self, records: Sequence[RawRecord]) -> None:
+    async def _decode(self, records: Sequence[RawRecord]) -> list[Run]:
         """Group neighbours with the same handler, so that order is kept and batches stay large."""
-        run: list[tuple[RawRecord, Event]] = []
-        current: BatchHandler | None = None
-        for record in records:
+        runs: list[Run] = []
+        for number, record in enumerate(records, 1):
+            if number % DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 event = decode(record)
             except Undecodable as error:
@@ -176,19 +225,17 @@ class Inbox:
             if handler is None:
                 CONSUMED.labels(record.topic, "ignored").inc()
                 continue
-            if handler is not current and run and current is not None:
-                await self._apply(current, run)
-                run = []
-            current = handler
-            run.append((record, event))
-        if run and current is not None:
-            await self._apply(current, run)
+            if not runs or runs[-1][0] is not handler:
+                runs.append((handler, []))
+            runs[-1][1].append((record, event))
+        return runs
 
     async def _apply(self, handler: BatchHandler, run: Sequence[tuple[RawRecord, Event]]) -> None:
+        received = [Received(event, record.value or b"") for record, event in run]
         for attempt in range(1, HANDLER_TRIES + 1):
             try:
                 with bound_contextvars(**_ids(run)):
-                    await outlast(lambda: handler([event for _, event in run]), self._patience)
+                    await outlast(lambda: handler(received), self._patience)
             except Exception as error:
                 if is_outage(error):
                     raise
@@ -203,8 +250,8 @@ class Inbox:
                     return
                 await asyncio.sleep(0.1 * 4 ** (attempt - 1))
             else:
-                for record, _ in run:
-                    CONSUMED.labels(record.topic, "applied").inc()
+                for topic, count in Counter(record.topic for record, _ in run).items():
+                    CONSUMED.labels(topic, "applied").inc(count)
                 return
 
     async def _bury(self, record: RawRecord, reason: str) -> None:
@@ -244,18 +291,19 @@ class Inbox:
 
     async def _measure(self, broker: KafkaBroker) -> None:
         self._lag = 0
+        # Also of the topics of which this replica has no partition any more.
+        behind = dict.fromkeys(self.topics, 0)
         for consumer in _consumers(broker):
             # A broker that lost its data has lost the topics; they are made at the start of a service.
             if missing := [topic for topic in self.topics if not consumer.partitions_for_topic(topic)]:
                 raise UnknownTopicOrPartitionError(", ".join(missing))
             if not (partitions := consumer.assignment()):
                 continue
-            behind = dict.fromkeys(self.topics, 0)
             for partition, end in (await consumer.end_offsets(partitions)).items():
                 behind[partition.topic] += max(0, end - await consumer.position(partition))
-            for topic, lag in behind.items():
-                CONSUMER_LAG.labels(topic).set(lag)
-                self._lag += lag
+        for topic, lag in behind.items():
+            CONSUMER_LAG.labels(topic).set(lag)
+            self._lag += lag
         if self._lag == 0:
             self._moved_at = asyncio.get_running_loop().time()
 

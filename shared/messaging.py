@@ -27,6 +27,7 @@ RawRecord: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 RETENTION: Final = timedelta(days=7)
+REPLAY_RETENTION: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Record:
     event_id: UUID
     occurred_at: datetime
     value: str
+    extra: tuple[tuple[str, bytes], ...] = ()
+    """Headers beside those of CloudEvents."""
+    partition: int | None = None
+    """Where it goes; None leaves that to the key."""
 
     @classmethod
     def of(cls, event: Event) -> "Record":
@@ -60,6 +65,7 @@ class Record:
             ("ce_subject", self.key.encode()),
             ("ce_tenantid", self.tenant.encode()),
             ("content-type", b"application/json"),
+            *self.extra,
         ]
 
 
@@ -88,7 +94,10 @@ class Producer:
 
         for record in records:
             key, value, headers = record.key.encode(), record.value.encode(), record.headers()
-            place = record.topic, _partition(key, len(await self._kafka.partitions_for(record.topic)))
+            partition = record.partition
+            if partition is None:
+                partition = _partition(key, await self.partitions(record.topic))
+            place = record.topic, partition
             batch = filling.get(place)
             if batch is None or batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                 if batch is not None:
@@ -106,6 +115,10 @@ class Producer:
             raise KafkaTimeoutError from error
         for topic, count in counts.items():
             PUBLISHED.labels(topic).inc(count)
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return len(await self._kafka.partitions_for(topic))
 
     async def bury(self, record: RawRecord, reason: str, consumer: str) -> None:
         """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from."""
@@ -147,19 +160,19 @@ async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGen
 
 
 async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> None:
-    """Create the project's topics and their dead-letter topics where they are missing."""
+    """Create the project's topics where they are missing, each with those for dead letters and for replays."""
     wanted = [
         NewTopic(
             name,
             partitions,
             replication,
             topic_configs={
-                "retention.ms": str(RETENTION // timedelta(milliseconds=1)),
+                "retention.ms": str(retention // timedelta(milliseconds=1)),
                 "max.message.bytes": str(MAX_RECORD_BYTES),
             },
         )
         for topic in TOPICS
-        for name in (topic.name, topic.dead)
+        for name, retention in ((topic.name, RETENTION), (topic.dead, RETENTION), (topic.replay, REPLAY_RETENTION))
     ]
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
@@ -179,8 +192,7 @@ class Undecodable(Exception):
 
 def decode(record: RawRecord) -> Event:
     """The event in `record`; raises Undecodable with a sentence that says what is wrong."""
-    headers = dict(record.headers)
-    if (raw_type := headers.get("ce_type")) is None:
+    if (raw_type := next((value for name, value in record.headers if name == "ce_type"), None)) is None:
         raise Undecodable("the record has no ce_type header")
     name = raw_type.decode("utf-8", "replace")
     if (model := EVENT_TYPES.get(name)) is None:

@@ -13,7 +13,8 @@ log: Final[structlog.stdlib.BoundLogger] = structlog.stdlib.get_logger("cdds")
 CONSUMED: Final = Counter("cdds_events_consumed", "Records taken from Kafka", ["topic", "outcome"])
 CONSUMER_LAG: Final = Gauge("cdds_consumer_lag", "Records behind the end of the topic", ["topic"])
 PUBLISHED: Final = Counter("cdds_events_published", "Records acknowledged by Kafka", ["topic"])
-OUTBOX_UNSENT: Final = Gauge("cdds_outbox_unsent", "Outbox rows read in the last pass and not yet published")
+OUTBOX_UNSENT: Final = Gauge("cdds_outbox_unsent", "Events committed and not yet acknowledged by Kafka")
+OUTBOX_AGE: Final = Gauge("cdds_outbox_age_seconds", "Age of the oldest unsent event, 0 when all are sent")
 
 
 def configure(service: str, *, json: bool, level: str) -> None:

@@ -5,6 +5,7 @@ supervisor starts it again; a signal, or the end of standard input where a paren
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -16,6 +17,8 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared import observability
 from shared.config import ProcessSettings
@@ -25,6 +28,10 @@ from shared.observability import log
 S = TypeVar("S", bound=ProcessSettings)
 
 HTTP_GRACE_SECONDS: Final = 5
+GARBAGE_THRESHOLD: Final = 10_000
+"""New containers between two looks for cycles; Python's 700 is for smaller programs."""
+MEASURE: Final = timedelta(seconds=15)
+"""How old a gauge from the database may be; Prometheus mostly looks as often."""
 
 
 class Stopped(Exception):
@@ -42,6 +49,10 @@ def main(service: str, settings: type[S], application: Callable[[S], Coroutine[A
             sys.stderr.write(f"{service}: {prefix}{name.upper()}: {problem['msg']}\n")
         sys.exit(2)
     observability.configure(service, json=read.log_format == "json", level=read.log_level)
+    # Some hundred thousand objects of imported modules live as long as the process: looking through them again and
+    # again took history a third of its CPU time (`make bench-history`).
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         uvloop.run(application(read))
     except BaseExceptionGroup as group:
@@ -124,12 +135,22 @@ async def every(interval: timedelta, step: Callable[[], Awaitable[int]], patienc
             await asyncio.sleep(interval.total_seconds())
 
 
+async def measure_every(interval: timedelta, measure: Callable[[], Awaitable[None]], patience: timedelta) -> None:
+    """Set gauges by what is in the database, again and again; an outage is waited out as by `every`."""
+
+    async def step() -> int:
+        await measure()
+        return 0
+
+    await every(interval, step, patience)
+
+
 async def serve_http(app: FastAPI, host: str, port: int) -> None:
     """Serve `app` until cancelled, then let open requests end for a few seconds."""
     server = _Server(
         uvicorn.Config(
             app, host=host, port=port, log_config=None, access_log=False, server_header=False,
-            timeout_graceful_shutdown=HTTP_GRACE_SECONDS, lifespan="off",
+            timeout_graceful_shutdown=HTTP_GRACE_SECONDS, lifespan="off", http=_Connection,
         )
     )  # fmt: skip
     async with _stopping(server) as serving:
@@ -153,3 +174,40 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Any:
         yield
+
+
+_BREAK_OFF: Final = "cdds.break_off"
+
+
+def break_off(scope: Scope) -> bool:
+    """End the connection of a request at once, whatever is still to be sent; says whether the server can."""
+    extension = scope.get("extensions", {}).get(_BREAK_OFF)
+    if extension is not None:
+        extension["now"]()
+    return extension is not None
+
+
+def break_off_at_stop(scope: Scope) -> None:
+    """Let a stop not wait for the response to this request, because it has no end; if the server can."""
+    if (extension := scope.get("extensions", {}).get(_BREAK_OFF)) is not None:
+        extension["at_stop"]()
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's own, and ways for an application to give a connection up."""
+
+    _endless = False
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._endless = False
+        self.scope["extensions"] = {_BREAK_OFF: {"now": self.transport.abort, "at_stop": self._set_endless}}
+
+    def shutdown(self) -> None:
+        if self._endless:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def _set_endless(self) -> None:
+        self._endless = True

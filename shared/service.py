@@ -3,19 +3,20 @@
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter
 
-from shared import database, runtime
+from shared import database, outbox, runtime
 from shared.auth import Authenticator
 from shared.config import ServiceSettings
 from shared.database import Database
 from shared.http import Problem, create_app
 from shared.inbox import Inbox
 from shared.messaging import Producer, ensure_topics, producer
-from shared.outbox import Relay
+from shared.replay import Replay
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +46,38 @@ class Backbone:
         app = create_app(f"CDDS {self.name}", Authenticator(settings), checks, problems)
         if router is not None:
             app.include_router(router)
-        relay = [Relay(self.database, self.producer, settings.outage_patience).run()] if self.outbox else []
+        patience = settings.outage_patience
+        publishing = (
+            [
+                outbox.Relay(self.database, self.producer, patience).run(),
+                runtime.measure_every(runtime.MEASURE, partial(outbox.measure, self.database), patience),
+                Replay(self.database, self.producer, patience).run(),
+            ]
+            if self.outbox
+            else []
+        )
         await runtime.run_all(
             settings,
             self.inbox.run(settings.kafka, settings.kafka_fetch_pause),
             runtime.serve_http(app, settings.http_host, settings.http_port),
-            *relay,
+            *publishing,
             *work,
             drain=drain,
         )
 
 
 @asynccontextmanager
-async def backbone(name: str, settings: ServiceSettings, *, outbox: bool = True) -> AsyncGenerator[Backbone]:
-    """Make sure of topics and schema, and connect; `outbox` is False for a service that publishes nothing."""
+async def backbone(
+    name: str, settings: ServiceSettings, *, outbox: bool = True, batch_records: int = 500
+) -> AsyncGenerator[Backbone]:
+    """Make sure of topics and schema, and connect; `outbox` is False for a service that publishes nothing.
+
+    Handlers of batches get at most `batch_records` events at once.
+    """
     await ensure_topics(settings.kafka, settings.kafka_partitions, settings.kafka_replication)
     async with (
         database.connect(settings.postgres.get_secret_value(), name, outbox=outbox) as db,
         producer(settings.kafka, name, settings.outage_patience) as kafka,
     ):
-        inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member)
+        inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records)
         yield Backbone(name, settings, db, kafka, inbox, outbox)

@@ -7,6 +7,7 @@ Produces   exporter.runs.v1            (through the outbox, in the transaction o
 HTTP       /api/v1/files/{artifact id}, /api/v1/files/signing-keys, /api/v1/sources, /api/v1/estimates
 Rooms      pipeline/                   rows -> lines -> zip -> CMS -> object store, without SQL state or events;
                                        all access to sources
+           metrics                     what is counted and measured (docs/operate/metrics.md)
 
     queued ──claim──► running ──► succeeded
      │▲                 │ │└────► failed        attempts spent, or trying again can't help

@@ -1,10 +1,12 @@
 """Composition root of exporter: settings -> backbone -> store -> edges and workers."""
 
-from typing import NoReturn
+from datetime import timedelta
+from functools import partial
+from typing import Final, NoReturn
 
 from services.exporter import api, consumers
 from services.exporter.config import Settings
-from services.exporter.loops import Janitor, Sweeper, Worker
+from services.exporter.loops import Janitor, Sweeper, Worker, measure_files, measure_runs
 from services.exporter.pipeline import Catalogue, ObjectStore
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.pipeline.rows import variant
@@ -15,6 +17,8 @@ from shared.service import backbone
 from shared.sources import Sources
 
 SERVICE = "exporter"
+MEASURE_FILES: Final = timedelta(minutes=5)
+"""Seldom, because all files are read for it."""
 
 
 async def application(settings: Settings) -> None:
@@ -30,7 +34,14 @@ async def application(settings: Settings) -> None:
         patience = settings.outage_patience
         loops = (worker, Janitor(store, objects, patience), Sweeper(store, objects, patience, settings.sweep))
         router = api.router(store, objects, key, Catalogue(sources))
-        await service.run(*(loop.run() for loop in loops), router=router, problems=api.PROBLEMS, drain=worker.drain)
+        await service.run(
+            *(loop.run() for loop in loops),
+            runtime.measure_every(runtime.MEASURE, partial(measure_runs, store), patience),
+            runtime.measure_every(MEASURE_FILES, partial(measure_files, store), patience),
+            router=router,
+            problems=api.PROBLEMS,
+            drain=worker.drain,
+        )
 
 
 def main() -> NoReturn:

@@ -19,7 +19,8 @@ HTTP       /api/v1/jobs, /api/v1/runs, /api/v1/certificates
 A command on a run changes no job: it is an event to the scheduler, and the run it makes is known by its id, and in
 progress, from the same transaction on. So what is decided next about the job, a delete above all, sees it.
 
-Rooms that are packages here: `domain/`, `store/` and `api/`, one module a subject.
+Rooms that are packages here: `domain/`, `store/` and `api/`, one module a subject. `metrics` is how long certificates
+are valid (docs/operate/metrics.md).
 
 Failures
     PostgreSQL away         requests answer 503; consumers wait a minute, then the process exits and is restarted

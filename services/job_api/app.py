@@ -1,5 +1,6 @@
 """Composition root of job_api: settings -> backbone -> store -> edges."""
 
+from functools import partial
 from typing import NoReturn
 
 from services.job_api import api, consumers, loops
@@ -18,8 +19,13 @@ async def application(settings: Settings) -> None:
     async with backbone(SERVICE, settings) as service:
         store = Store(service.database)
         consumers.register(service.inbox, store)
-        forget_old_keys = loops.forget_old_keys(store, settings.outage_patience)
-        await service.run(forget_old_keys, router=api.router(store, sources), problems=api.PROBLEMS)
+        patience = settings.outage_patience
+        await service.run(
+            loops.forget_old_keys(store, patience),
+            runtime.measure_every(runtime.MEASURE, partial(loops.measure_certificates, store), patience),
+            router=api.router(store, sources),
+            problems=api.PROBLEMS,
+        )
 
 
 def main() -> NoReturn:

@@ -1,7 +1,9 @@
-"""What job_api does by the clock: forget idempotency keys that nobody repeats any more."""
+"""What job_api does by the clock: forget idempotency keys that nobody repeats any more, and measure certificates."""
 
 from datetime import timedelta
+from math import inf
 
+from services.job_api import metrics
 from services.job_api.store import Store
 from shared.runtime import every
 
@@ -9,3 +11,15 @@ from shared.runtime import every
 async def forget_old_keys(store: Store, patience: timedelta) -> None:
     """Look once an hour, until cancelled."""
     await every(timedelta(hours=1), store.forget_old_keys, patience)
+
+
+async def measure_certificates(store: Store) -> None:
+    """Set the gauges of how long certificates are valid."""
+    validity = await store.certificate_validity()
+    metrics.CERTIFICATES.labels("expired").set(validity.expired)
+    metrics.CERTIFICATES.labels("7d").set(validity.within_7_days)
+    metrics.CERTIFICATES.labels("14d").set(validity.within_14_days)
+    metrics.CERTIFICATES.labels("30d").set(validity.within_30_days)
+    metrics.CERTIFICATES.labels("later").set(validity.later)
+    metrics.CERTIFICATE_EXPIRY.set(inf if validity.first is None else validity.first.total_seconds())
+    metrics.TENANTS_EXPIRED.set(validity.tenants_expired)

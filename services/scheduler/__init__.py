@@ -4,7 +4,8 @@ Owns       schedules (a copy of what jobs say), backfills, and the ledger: one r
 Consumes   job_api.jobs.v1     jobs as they are created and changed, and what is asked of them
            exporter.runs.v1    how runs end
 Produces   scheduler.runs.v1   (through the outbox, in the transaction of the decision)
-HTTP       health and metrics only
+HTTP       health and metrics only (docs/operate/metrics.md)
+Rooms      metrics             how late it is
 
     due, or asked for ──► requested ──► open ──► succeeded | failed | cancelled
            │  ▲  │

@@ -1,5 +1,6 @@
 """Composition root of scheduler: settings -> backbone -> store -> edges."""
 
+from functools import partial
 from typing import NoReturn
 
 from services.scheduler import consumers, loops
@@ -18,7 +19,11 @@ async def application(settings: Settings) -> None:
     async with backbone(SERVICE, settings) as service:
         store = Store(service.database, sources.settle)
         consumers.register(service.inbox, store)
-        await service.run(loops.request_due_runs(store, settings.outage_patience))
+        patience = settings.outage_patience
+        await service.run(
+            loops.request_due_runs(store, patience),
+            runtime.measure_every(runtime.MEASURE, partial(loops.measure_lag, store), patience),
+        )
 
 
 def main() -> NoReturn:

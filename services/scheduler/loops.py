@@ -1,10 +1,11 @@
-"""What the scheduler does by the clock: decide what is due, then sleep until something is."""
+"""What the scheduler does by the clock: decide what is due, then sleep until something is; and say how late it is."""
 
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from services.scheduler import metrics
 from services.scheduler.store import Store
 from shared.database import outlast
 
@@ -29,3 +30,9 @@ async def request_due_runs(store: Store, patience: timedelta) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause.total_seconds()):
                 await store.changed.wait()
+
+
+async def measure_lag(store: Store) -> None:
+    """Set the gauge of how late the most overdue schedule is."""
+    left = await store.next_due_in()
+    metrics.LAG.set(0 if left is None else max(0.0, -left.total_seconds()))

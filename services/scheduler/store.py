@@ -13,7 +13,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.scheduler import domain
+from services.scheduler import domain, metrics
 from services.scheduler.domain import Backfill, Decision, Entry, Outcome, Plan, RunState, Settle
 from shared import failpoints, outbox, slots
 from shared.database import Connection, Database, is_outage
@@ -176,7 +176,7 @@ class Store:
         async with self._database.transaction() as connection:
             now = await self._clock(connection)
             rows = await connection.fetch(
-                f"""SELECT {_PLAN} FROM schedules WHERE due_at <= $1
+                f"""SELECT {_PLAN}, due_at FROM schedules WHERE due_at <= $1
                     ORDER BY due_at LIMIT $2
                     FOR UPDATE SKIP LOCKED""",
                 now, limit,
@@ -186,6 +186,8 @@ class Store:
             await request(connection, rows, now)
             failpoints.reached("scheduler.claimed")
         failpoints.reached("scheduler.requested")
+        for row in rows:
+            metrics.DELAY.observe((now - row["due_at"]).total_seconds())
         return len(rows)
 
     async def _request(self, connection: Connection, rows: Sequence[asyncpg.Record], now: datetime) -> None:

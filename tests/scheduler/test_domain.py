@@ -608,16 +608,6 @@ def test_the_request_carries_the_whole_question() -> None:
     }  # fmt: skip
 
 
-def test_every_reason_has_plain_words() -> None:
-    reasons = {reason for event in (SlotSkipped, SlotMissed) for reason in _literals(event)}
-    assert set(domain.REASONS) == reasons
-
-
-def _literals(event: type[ScheduleEvent]) -> tuple[str, ...]:
-    annotation: Any = event.model_fields["reason"].annotation
-    return annotation.__args__
-
-
 def test_a_completed_one_time_job_is_told_of_as_completed() -> None:
     event = created(NOON - HOUR, schedule={"kind": "once"}, start=NOON)
     decision = domain.due(keep(None, event, NOON - HOUR).plan, NOON, no_settling)

@@ -11,8 +11,8 @@ import hypothesis
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from services.scheduler.domain import REASONS, Decision, Entry, Outcome, Plan, RunState
-from shared import slots
+from services.scheduler.domain import Decision, Entry, Outcome, Plan, RunState
+from shared import reasons, slots
 from shared.database import Connection
 from shared.events import Trigger
 from shared.jobs import JobSettings
@@ -91,7 +91,8 @@ def entries(draw: st.DrawFn, plan: Plan) -> Entry:
             state, by = draw(st.sampled_from(RunState)), draw(st.none() | words)
             return replace(entry, question=asked, run_state=state, cancelled_by=by)
         case Outcome.SKIPPED | Outcome.MISSED:
-            return replace(entry, reason=draw(st.sampled_from(sorted(REASONS))), count=draw(st.integers(1, 10**4)))
+            reason = draw(st.sampled_from(sorted(reasons.SLOTS)))
+            return replace(entry, reason=reason, count=draw(st.integers(1, 10**4)))
 
 
 @st.composite

@@ -62,8 +62,17 @@ async def test_a_token_we_issued_names_its_caller(verifier: Authenticator, token
     token = auth.issue(
         token_key, ISSUER, subject="alice", tenant="acme", role="operator", lifetime=timedelta(minutes=5)
     )
+    expires_at = datetime.fromtimestamp(jwt.decode(token, options={"verify_signature": False})["exp"], UTC)
     scopes = frozenset({Scope.READ, Scope.OPERATE})
-    assert await verifier.principal(token) == Principal(subject="alice", tenant="acme", scopes=scopes)
+    assert await verifier.principal(token) == Principal("alice", "acme", scopes, expires_at)
+
+
+async def test_a_token_may_expire_later_than_calendars_go(
+    verifier: Authenticator, token_key: Ed25519PrivateKey
+) -> None:
+    principal = await verifier.principal(signed(token_key, exp=2**62))
+
+    assert principal.expires_at == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,17 @@ async def test_services_that_start_together_on_databases_of_one_server_do_not_di
         )
 
 
+async def test_a_schema_beside_the_live_one_gets_the_same_migrations_and_the_roles_of_the_service(dsn: str) -> None:
+    await database.migrate(dsn, "history", outbox=False, schema="beside")
+    async with database.connect(dsn, "history") as pool, pool.transaction() as connection:
+        names = "SELECT array_agg(name ORDER BY name) FROM {}.applied_migrations"
+        # Only who migrates may read what was migrated.
+        await connection.execute("SET LOCAL ROLE NONE")
+        assert await connection.fetchval(names.format("beside")) == await connection.fetchval(names.format("history"))
+        await connection.execute("SET LOCAL ROLE history_worker")
+        assert await connection.fetchval("SELECT count(*) FROM beside.events") == 0
+
+
 async def test_an_applied_migration_that_was_changed_is_refused_by_name(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,8 +98,8 @@ async def test_a_migration_that_fails_leaves_nothing_behind(dsn: str, monkeypatc
 # --- row-level security -------------------------------------------------------------------------------------------
 
 
-NOBODYS = {"applied_migrations", "sweeps"}
-"""Tables that hold nothing of any tenant's: what was migrated, and when the object store is looked through."""
+NOBODYS = {"applied_migrations", "sweeps", "replays", "rebuilds"}
+"""Tables that hold nothing of any tenant's: what was migrated, when the object store is looked through, rebuilds."""
 
 
 @each_service
@@ -112,7 +123,8 @@ async def test_every_table_with_a_tenant_is_guarded_even_against_its_owner(
             assert table["relrowsecurity"], table["relname"]
             assert table["relforcerowsecurity"], table["relname"]
             assert f"{service}_worker" in table["roles"], table["relname"]
-            assert set(table["roles"]) <= {f"{service}_worker", f"{service}_tenant"}, table["relname"]
+            known = {f"{service}_{role}" for role in ("worker", "tenant", "dashboards")}
+            assert set(table["roles"]) <= known, table["relname"]
         else:
             assert table["relname"] in NOBODYS
 

@@ -1,18 +1,19 @@
 """The inbox on real brokers: nothing is skipped, nothing is lost, and one bad record harms no other."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
 from shared.events import Event
-from shared.inbox import Inbox
+from shared.inbox import Inbox, Received
 from shared.messaging import Producer, Record, producer
 from tests.shared.events import Private, private
 
@@ -145,7 +146,9 @@ async def test_a_record_its_handler_cannot_bear_is_dead_lettered_after_three_tri
     tries: list[int] = []
     inbox = Inbox(own.group, kafka, PATIENCE)
 
-    async def remember(events: Any) -> None:
+    async def remember(received: Sequence[Received]) -> None:
+        events: list[Any] = [event for event, _ in received]
+        assert [orjson.loads(body)["number"] for _, body in received] == [event.number for event in events]
         numbers = [event.number for event in events]
         if 4 in numbers:
             tries.append(len(numbers))
@@ -240,8 +243,8 @@ async def test_neighbours_with_one_handler_come_as_one_batch_and_order_is_kept_b
     async def one(event: Event) -> None:
         handled(event)
 
-    async def many(events: Any) -> None:
-        for event in events:
+    async def many(received: Sequence[Received]) -> None:
+        for event, _ in received:
             handled(event)
 
     inbox.on_batch(many, [own.happened])

@@ -21,7 +21,7 @@ from services.exporter.domain.questions import (
     measurable,
     next_question,
 )
-from services.exporter.domain.runs import CYCLE, Claim, Failure, Lane, lanes_for
+from services.exporter.domain.runs import CYCLE, Claim, Failure, Lane, OpenRuns, lanes_for
 
 __all__ = [
     "CYCLE",
@@ -33,6 +33,7 @@ __all__ = [
     "Failure",
     "Fault",
     "Lane",
+    "OpenRuns",
     "Outcome",
     "SettingsRefused",
     "StoredFile",

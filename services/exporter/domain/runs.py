@@ -1,6 +1,7 @@
 """Runs and their attempts: which one is next, what a claim is, and how one ends without result."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, assert_never
 from uuid import UUID
@@ -85,6 +86,14 @@ class Claim:
     def is_last(self) -> bool:
         """Whether no attempt follows when this one fails."""
         return self.attempt >= self.attempts_allowed
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRuns:
+    """The runs of a lane that are queued or running; `oldest` is how long one has waited, or not ended, at most."""
+
+    count: int = 0
+    oldest: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from cryptography import x509
 from structlog.contextvars import bound_contextvars
 
-from services.exporter import domain
+from services.exporter import domain, metrics
 from services.exporter.config import Settings
 from services.exporter.domain import Claim, Lane
 from services.exporter.loops.answer import asked, failure_of, outcome_of, sealing, usable
@@ -19,6 +19,7 @@ from services.exporter.pipeline import Encryption, ObjectStore, Result, StoreFai
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.store import CancelOrdered, Fenced, Store
 from shared.database import is_outage, outlast
+from shared.events import RunState
 from shared.messaging import Producer
 from shared.observability import log
 from shared.sources import Sources
@@ -115,7 +116,9 @@ class Worker:
         with bound_contextvars(tenant=claim.request.tenant, run_id=str(claim.run_id), attempt=claim.attempt):
             log.info("attempt started", job_id=str(claim.request.job_id), lane=claim.lane)
             try:
-                await self._attempt(claim, Attempt(claim, self._settings, self._store, self._producer, claimed_at))
+                attempt = Attempt(claim, self._settings, self._store, self._producer, claimed_at)
+                state = await self._attempt(claim, attempt)
+                metrics.ATTEMPT_DURATION.labels(state).observe(asyncio.get_running_loop().time() - claimed_at)
             except Fenced:
                 log.warning("attempt fenced: somebody else owns the run")
             except Exception as error:
@@ -125,7 +128,8 @@ class Worker:
             finally:
                 self._backfills -= claim.lane is Lane.BACKFILL
 
-    async def _attempt(self, claim: Claim, attempt: Attempt) -> None:
+    async def _attempt(self, claim: Claim, attempt: Attempt) -> RunState:
+        """Make the attempt, and say what it made of the run."""
         try:
             result, recipients = await attempt.supervise(self._export(claim, attempt))
             seal = sealing(claim, result, recipients, self._key)
@@ -142,15 +146,19 @@ class Worker:
             await self._outlasting(lambda: self._store.cancel(claim))
             log.info("run cancelled")
             await self._discard(claim.prefix)
+            return RunState.CANCELLED
         except Exception as error:
             if is_outage(error):
                 raise
             failure = failure_of(error)
             state = await self._outlasting(lambda: self._store.fail_attempt(claim, failure))
+            metrics.FAILURES.labels(failure.reason).inc()
             log.warning("attempt failed", reason=failure.reason, message=failure.message, run=state, exc_info=error)
             await self._discard(claim.prefix)
-        else:
-            log.info("run succeeded", rows=result.rows, parts=len(result.parts))
+            return state
+        metrics.STORED_BYTES.inc(sum(part.stored_bytes for part in result.parts))
+        log.info("run succeeded", rows=result.rows, parts=len(result.parts))
+        return RunState.SUCCEEDED
 
     async def _export(self, claim: Claim, attempt: Attempt) -> tuple[Result, list[x509.Certificate]]:
         await in_thread(lambda: self._remove(*claim.dead_prefixes))

@@ -2,6 +2,7 @@
 
 from services.exporter.store.attempts import LOST, AttemptStore, SealManifest
 from services.exporter.store.files import FileStore
+from services.exporter.store.measures import MeasureStore
 from services.exporter.store.requests import RequestStore
 from services.exporter.store.retention import RetentionStore
 from services.exporter.store.steps import CancelOrdered, Fenced
@@ -9,5 +10,5 @@ from services.exporter.store.steps import CancelOrdered, Fenced
 __all__ = ["LOST", "CancelOrdered", "Fenced", "SealManifest", "Store"]
 
 
-class Store(RequestStore, AttemptStore, FileStore, RetentionStore):
+class Store(RequestStore, AttemptStore, FileStore, RetentionStore, MeasureStore):
     """Runs, artifacts, documents and certificates."""

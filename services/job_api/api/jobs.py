@@ -5,8 +5,7 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.openapi.models import Example
-from pydantic import AfterValidator, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import WithJsonSchema
 
 from services.job_api.api.answers import (
     EXAMPLES,
@@ -18,7 +17,7 @@ from services.job_api.api.answers import (
 )
 from services.job_api.domain import jobs
 from services.job_api.domain.jobs import Decision, Facts
-from services.job_api.domain.listing import ORDERS, Filter, Order, Place, labelled
+from services.job_api.domain.listing import ORDERS, Filter, Order, Place
 from services.job_api.domain.missed import missed_slots
 from services.job_api.domain.runs import RunStatus
 from services.job_api.domain.settings import merged
@@ -26,21 +25,13 @@ from services.job_api.store import JobRow, Store
 from shared.events import JobState
 from shared.http import Administrator, Operator, Reader, invalid, position, read_position
 from shared.jobs import JobSettings, Slug
+from shared.listing import After, Label, Limit, SearchText, labelled, one_of
 from shared.openapi import headed, problems
 from shared.preconditions import IdempotencyKey, IfMatch, OptionalIfMatch, etag
 from shared.sources import Sources
 
-
-def _sortable(text: str) -> str:
-    if text not in ORDERS:
-        raise PydanticCustomError("enum", "is no column to sort on", {"expected": f"one of {', '.join(ORDERS)}"})
-    return text
-
-
-SortText = Annotated[str, AfterValidator(_sortable), WithJsonSchema({"type": "string", "enum": list(ORDERS)})]
-Label = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}:[^\x00-\x1f]{1,200}$")]
+SortText = Annotated[str, one_of(ORDERS), WithJsonSchema({"type": "string", "enum": list(ORDERS)})]
 ListedState = Literal["active", "suspended"]
-SearchText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 _EXAMPLES: dict[str, Example] = {name: {"value": written} for name, written in EXAMPLES.items()}
 Submitted = Annotated[JobSettings, Body(openapi_examples=_EXAMPLES)]
 _PATCH = {"schema": {"type": "object"}, "examples": {"another title": {"value": {"title": "A better title"}}}}
@@ -78,14 +69,11 @@ def router(store: Store, sources: Sources) -> APIRouter:
             list[Label], Query(max_length=20, description="`name:value`; several must all be there.")
         ] = [],  # noqa: B006 - FastAPI copies it
         sort: Annotated[SortText, Query(description="A column; `-` before it turns the order round.")] = "-created_at",
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
+        limit: Limit = 50,
+        after: After = None,
     ) -> JobsAnswer:
         """Jobs with all that a list of them shows."""
-        order, labels = (
-            Order.read(sort),
-            labelled((name, value) for name, _, value in (one.partition(":") for one in label)),
-        )
+        order, labels = Order.read(sort), labelled(label)
         latest = None if status is None else RunStatus(status)
         only = Filter(source, type, None if state is None else JobState(state), latest, text, labels)
         rows = await store.list_jobs(caller.tenant, order, only, limit + 1, _place(order, after))

@@ -40,6 +40,22 @@ class Certificate:
         return self.not_before <= moment <= self.not_after
 
 
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """How long the certificates of all tenants are valid.
+
+    Each is counted once: expired, or within 7, 14 or 30 days, or later; `first` is how long until a valid one expires.
+    """
+
+    expired: int
+    within_7_days: int
+    within_14_days: int
+    within_30_days: int
+    later: int
+    first: timedelta | None
+    tenants_expired: int
+
+
 def require_certificate(settings: JobSettings, certificates: Iterable[Certificate], now: datetime) -> None:
     """Raise CertificateRequired when nobody could read what the job would export."""
     wanted = settings.recipients

@@ -1,6 +1,6 @@
 """How lists of jobs are filtered and sorted, and what a place in a list is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -82,23 +82,4 @@ class Filter:
     status: RunStatus | None = None
     text: str | None = None
     labels: Mapping[str, str | list[str]] = field(default_factory=dict[str, str | list[str]])
-    """As `labelled` makes it."""
-
-
-def labelled(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
-    """The labels a job must have; two values of one label stay two, which no job has.
-
-    >>> labelled([("team", "a"), ("site", "x"), ("team", "b")])
-    {'team': ['a', 'b'], 'site': 'x'}
-    """
-    wanted: dict[str, list[str]] = {}
-    for name, value in pairs:
-        values = wanted.setdefault(name, [])
-        if value not in values:
-            values.append(value)
-    return {name: values[0] if len(values) == 1 else values for name, values in wanted.items()}
-
-
-def folded(text: str) -> str:
-    """`text` as it is compared and sorted, whatever its case."""
-    return text.casefold()
+    """As `shared.listing.labelled` makes it."""

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from services.job_api.domain.certificates import Certificate, require_current
+from services.job_api.domain.certificates import Certificate, Validity, require_current
 from services.job_api.domain.errors import NotFound
 from services.job_api.store.rows import Once, Part, certificates, claim, clock, write_audit
 from shared import outbox
@@ -59,6 +59,23 @@ class CertificateStore(Part):
             if certificate.fingerprint == fingerprint:
                 return now, certificate
         raise NotFound("certificate")
+
+    async def certificate_validity(self) -> Validity:
+        """How long the certificates are valid, all tenants together."""
+        async with self._database.session() as connection:
+            row = await connection.fetchrow(
+                """SELECT count(*) FILTER (WHERE remains < '0') AS expired,
+                          count(*) FILTER (WHERE remains >= '0' AND remains < '7 days') AS within_7_days,
+                          count(*) FILTER (WHERE remains >= '7 days' AND remains < '14 days') AS within_14_days,
+                          count(*) FILTER (WHERE remains >= '14 days' AND remains < '30 days') AS within_30_days,
+                          count(*) FILTER (WHERE remains >= '30 days') AS later,
+                          min(remains) FILTER (WHERE remains >= '0') AS first,
+                          count(DISTINCT tenant) - count(DISTINCT tenant) FILTER (WHERE remains >= '0')
+                            AS tenants_expired
+                   FROM (SELECT tenant, not_after - now() AS remains FROM certificates)"""
+            )
+        assert row is not None
+        return Validity(**row)
 
     async def remove_certificate(self, tenant: str, actor: str, fingerprint: str) -> tuple[datetime, list[Certificate]]:
         """The database's clock, and the certificates that are left; raises NotFound."""

@@ -10,7 +10,7 @@ import asyncpg
 from services.job_api.domain.certificates import Certificate
 from services.job_api.domain.errors import KeyTaken, NotFound
 from services.job_api.domain.jobs import Decision, Facts, next_slot
-from services.job_api.domain.listing import Filter, Order, Place, folded
+from services.job_api.domain.listing import Filter, Order, Place
 from services.job_api.domain.transitions import states_that_allow
 from services.job_api.store.listing import STATEMENTS
 from services.job_api.store.rows import (
@@ -29,6 +29,7 @@ from shared import outbox
 from shared.database import Connection
 from shared.events import Job, JobCreated
 from shared.jobs import JobSettings
+from shared.listing import folded
 
 Decide = Callable[[Facts], Decision | None]
 

@@ -10,12 +10,11 @@ from services.scheduler.domain.decisions import (
     run_now,
     start_backfill,
 )
-from services.scheduler.domain.ledger import REASONS, Backfill, Decision, Entry, Outcome, Plan, RunState
+from services.scheduler.domain.ledger import Backfill, Decision, Entry, Outcome, Plan, RunState
 from services.scheduler.domain.turn import ON_TIME, Settle, Turn, catch_up_mode
 
 __all__ = [
     "ON_TIME",
-    "REASONS",
     "Backfill",
     "Decision",
     "Entry",

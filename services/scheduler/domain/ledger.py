@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 from uuid import UUID
 
 from shared import slots
@@ -28,17 +27,6 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-REASONS: Final[Mapping[str, str]] = {
-    "overlap": "an earlier run of the job was not over, and its overlap policy leaves such slots out",
-    "buffer_full": "an earlier run was not over, and one slot was waiting already",
-    "cancelled": "somebody cancelled it while it waited, or deleted the job",
-    "catchup_window": "it was noticed later than the job's catch-up settings allow",
-    "coalesced": "a later run of the job covers it",
-    "suspended": "the job was suspended",
-}
-"""Why a slot did not run, in plain words."""
 
 
 @dataclass(frozen=True, slots=True)
