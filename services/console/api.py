@@ -11,6 +11,7 @@ from starlette.types import Send
 
 from shared.http import Problem, not_found
 from shared.observability import log
+from shared.runtime import break_off_at_stop
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -58,6 +59,8 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
             raise Problem(
                 503, "unavailable", "The service that answers this is away; try again.", headers={"Retry-After": "5"}
             ) from error
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            break_off_at_stop(request.scope)
         response = Passing(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
         response.raw_headers = _end_to_end(answer.headers.raw)
         return response

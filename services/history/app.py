@@ -4,19 +4,28 @@ from typing import NoReturn
 
 from services.history import api, consumers
 from services.history.config import Settings
+from services.history.feed import Feed, Limits
+from services.history.loops import keeper
+from services.history.loops.rebuild import Rebuilder
 from services.history.store import Store
 from shared import runtime
 from shared.service import backbone
 
 SERVICE = "history"
+BATCH_RECORDS = 2000
+"""The more of a run is in one batch, the fewer versions its rows have; this many events take about 80 ms."""
 
 
 async def application(settings: Settings) -> None:
     """Run history until it is stopped."""
-    async with backbone(SERVICE, settings, outbox=False) as service:
-        store = Store(service.database)
+    async with backbone(SERVICE, settings, outbox=False, batch_records=BATCH_RECORDS) as service:
+        store = Store(service.database, settings.retention)
+        await store.keep_partitions()
         consumers.register(service.inbox, store)
-        await service.run(router=api.router(store))
+        patience = settings.outage_patience
+        feed = Feed(store, patience, Limits(settings.stream_readers))
+        loops = (keeper.run(store, patience), feed.run(), Rebuilder(SERVICE, settings, store).run())
+        await service.run(*loops, router=api.router(store, feed))
 
 
 def main() -> NoReturn:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from deploy.local.postgres import EmbeddedPostgres
 from services.history import api
 from services.history.config import Settings
+from services.history.feed import Feed
 from services.history.store import Store
 from shared.auth import Authenticator, issue
 from shared.database import Database, connect
@@ -21,12 +22,13 @@ from tests.history.events import empty
 
 ISSUER = "https://issuer.test"
 
-HeadersFor = Callable[[str], dict[str, str]]
+HeadersFor = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="session")
 async def history_database(postgres: EmbeddedPostgres, templates: dict[str, str]) -> AsyncIterator[Database]:
     async with fresh_database(postgres, templates["history"]) as dsn, connect(dsn, "history") as database:
+        await Store(database).keep_partitions()
         yield database
 
 
@@ -38,12 +40,14 @@ async def database(history_database: Database) -> Database:
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return Store(database)
+async def store(database: Database) -> Store:
+    store = Store(database)
+    await store.look_at_partitions()
+    return store
 
 
 @pytest.fixture
-async def client(store: Store, tmp_path: Path, token_key: Ed25519PrivateKey) -> AsyncIterator[httpx.AsyncClient]:
+def authenticator(tmp_path: Path, token_key: Ed25519PrivateKey) -> Authenticator:
     public = tmp_path / "tokens.pem"
     public.write_bytes(token_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     settings = Settings(
@@ -53,18 +57,23 @@ async def client(store: Store, tmp_path: Path, token_key: Ed25519PrivateKey) -> 
         auth_issuer=ISSUER,
         auth_public_key=public,
     )
-    app = create_app("CDDS history", Authenticator(settings), {})
-    app.include_router(api.router(store))
+    return Authenticator(settings)
+
+
+@pytest.fixture
+async def client(store: Store, authenticator: Authenticator) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app("CDDS history", authenticator, {})
+    app.include_router(api.router(store, Feed(store, timedelta(seconds=5))))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://history") as client:
         yield client
 
 
 @pytest.fixture
 def headers_for(token_key: Ed25519PrivateKey) -> HeadersFor:
-    """`headers_for("t1")`: what a viewer of that tenant sends."""
+    """`headers_for("t1")`: what a viewer of that tenant sends, or somebody in another role."""
 
-    def make(tenant: str) -> dict[str, str]:
-        token = issue(token_key, ISSUER, subject="v", tenant=tenant, role="viewer", lifetime=timedelta(hours=1))
+    def make(tenant: str, role: str = "viewer") -> dict[str, str]:
+        token = issue(token_key, ISSUER, subject="v", tenant=tenant, role=role, lifetime=timedelta(hours=1))
         return {"Authorization": f"Bearer {token}"}
 
     return make

@@ -1,11 +1,12 @@
 """What the other services say about runs, for history's tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
+from services.history.store import Store
 from shared.database import Database
 from shared.events import (
     ArtifactDeleted,
@@ -13,6 +14,7 @@ from shared.events import (
     ArtifactStored,
     CertificateRemoved,
     Event,
+    JobUpdated,
     Part,
     Progress,
     Question,
@@ -26,11 +28,16 @@ from shared.events import (
     RunStarted,
     RunSucceeded,
     Slot,
+    SlotMissed,
     SlotSkipped,
+    SlotWaiting,
     Trigger,
 )
+from shared.inbox import Received
+from tests.contracts.examples import ACTIVE, SETTINGS
 
-START = datetime(2026, 3, 1, tzinfo=UTC)
+START = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(days=59)
+"""Recent enough to be kept whenever the tests run, and runs cross from one month into the next."""
 
 
 class Run:
@@ -41,6 +48,7 @@ class Run:
         self.job_id = job_id or uuid4()
         self.run_id = uuid4()
         self.now = start
+        self.requested_at = start + timedelta(seconds=1)
         self.version = 0
         self.attempt = 0
         self.sequence = 0
@@ -50,7 +58,7 @@ class Run:
             source="ucs",
             type="interaction",
             media_types="all",
-            interval_from=None,
+            interval_from=START - timedelta(days=1),
             interval_to=START,
             split_bytes=None,
             format="jsonl",
@@ -58,7 +66,14 @@ class Run:
             recipients=None,
         )
         slot = Slot(key=f"manual:{self.run_id}", at=START, trigger=Trigger.MANUAL)
-        return RunRequested(**self._about(), job_version=1, slot=slot, question=question, title="Interactions")
+        about = {**self._about("requested_at"), "occurred_at": self.requested_at}
+        return RunRequested(**about, job_version=1, slot=slot, question=question, title="Interactions")
+
+    def waiting(self) -> SlotWaiting:
+        """What the scheduler said before the request, if the slot had to wait."""
+        about = {**self._about("run_id", "requested_at"), "occurred_at": self.requested_at}
+        slot = Slot(key=f"manual:{self.run_id}", at=START, trigger=Trigger.MANUAL)
+        return SlotWaiting(**about, job_version=1, slot=slot)
 
     def queued(self) -> RunQueued:
         return RunQueued(**self._changed())
@@ -88,7 +103,14 @@ class Run:
         """The parts and the end, as one transaction of the exporter tells them: with one version."""
         about = self._changed()
         stored = [
-            ArtifactStored(**about, part=self.part(number), expires_at=self.now + timedelta(days=30))
+            ArtifactStored(
+                **about,
+                part=self.part(number),
+                expires_at=self.now + timedelta(days=30),
+                title="Interactions",
+                source="ucs",
+                type="interaction",
+            )
             for number in range(1, parts + 1)
         ]
         end = RunSucceeded(
@@ -114,17 +136,23 @@ class Run:
         return Part(artifact_id=artifact_id, number=number, file_name=name, size_bytes=9, rows=5, sha256="cd" * 32)
 
     def downloaded(self, number: int) -> ArtifactDownloaded:
-        about = self._about(without="job_id")
+        about = self._about("requested_at")
         return ArtifactDownloaded(**about, artifact_id=self.part(number).artifact_id, actor="operator")
 
     def deleted(self, number: int) -> ArtifactDeleted:
-        about = self._about(without="job_id")
+        about = self._about()
         return ArtifactDeleted(**about, artifact_id=self.part(number).artifact_id, reason="expired", actor="retention")
 
-    def _about(self, without: str = "") -> dict[str, Any]:
+    def _about(self, *without: str) -> dict[str, Any]:
         self.now += timedelta(seconds=1)
-        about = {"occurred_at": self.now, "tenant": self.tenant, "run_id": self.run_id, "job_id": self.job_id}
-        return {name: value for name, value in about.items() if name != without}
+        about = {
+            "occurred_at": self.now,
+            "tenant": self.tenant,
+            "run_id": self.run_id,
+            "job_id": self.job_id,
+            "requested_at": self.requested_at,
+        }
+        return {name: value for name, value in about.items() if name not in without}
 
     def _changed(self) -> dict[str, Any]:
         self.version += 1
@@ -143,19 +171,38 @@ def streams(random: Random) -> list[list[Event]]:
     for tenant in ("t1", "t2"):
         job_id = uuid4()
         runs = [Run(tenant, job_id) for _ in range(random.randint(1, 3))]
-        skipped = SlotSkipped(
-            occurred_at=START,
-            tenant=tenant,
-            job_id=job_id,
-            job_version=1,
-            slot=Slot(key="schedule:x", at=START, trigger=Trigger.SCHEDULE),
-            reason="overlap",
-        )
-        found.append([*(run.requested() for run in runs), skipped])
-        found.append([RunNowRequested(occurred_at=START, tenant=tenant, job_id=job_id, actor="a") for _ in range(2)])
+        asked = [RunNowRequested(occurred_at=START, tenant=tenant, job_id=job_id, actor="a") for _ in range(2)]
+        jobs = [job_event(tenant, job_id, version) for version in range(1, random.randint(1, 3))]
+        waited = runs[0].waiting()
+        found.append([waited, *(run.requested() for run in runs), *beside(tenant, job_id)])
+        found.append([*jobs, *asked])
         found.append([CertificateRemoved(occurred_at=START, tenant=tenant, fingerprint="f", actor="a")])
         found += [life(run, random) for run in runs]
     return found
+
+
+def beside(tenant: str, job_id: UUID | None = None) -> list[Event]:
+    """What the scheduler says about slots that became no run, and of which one waits still."""
+    said: dict[str, Any] = {"occurred_at": START, "tenant": tenant, "job_id": job_id or uuid4(), "job_version": 1}
+
+    def slot(key: str) -> Slot:
+        return Slot(key=key, at=START, trigger=Trigger.SCHEDULE)
+
+    return [
+        SlotWaiting(**said, slot=slot("schedule:a")),
+        SlotSkipped(**said, slot=slot("schedule:a"), reason="cancelled"),
+        SlotSkipped(**said, slot=slot("schedule:b"), reason="overlap"),
+        SlotMissed(**said, slot=slot("schedule:c"), reason="suspended", count=7),
+        SlotWaiting(**said, slot=slot("schedule:d")),
+        job_event(tenant, said["job_id"], 1),
+    ]
+
+
+def job_event(tenant: str, job_id: UUID, version: int) -> JobUpdated:
+    """A job's new version, whose title says which."""
+    settings = SETTINGS.model_copy(update={"title": f"Version {version}", "labels": {"team": tenant}})
+    job = ACTIVE.model_copy(update={"id": job_id, "version": version, "settings": settings})
+    return JobUpdated(occurred_at=START, tenant=tenant, job_id=job_id, actor="a", job=job)
 
 
 def life(run: Run, random: Random) -> list[Event]:
@@ -188,31 +235,63 @@ def delivered(found: Sequence[Sequence[Event]], random: Random) -> list[list[Eve
         positions[chosen] += 1
         if random.random() < 0.15:
             positions[chosen] -= random.randint(1, positions[chosen])
+    return cut(order, random)
+
+
+def cut(order: Sequence[Event], random: Random) -> list[list[Event]]:
+    """The same in batches of any size."""
     batches: list[list[Event]] = []
     while order:
         size = random.randint(1, 12)
-        batches.append(order[:size])
+        batches.append(list(order[:size]))
         order = order[size:]
     return batches
+
+
+TABLES = (
+    "events",
+    "job_versions",
+    "executions",
+    "progress",
+    "artifacts",
+    "slots_not_run",
+    "slots_waiting",
+    "statistics",
+)
+
+
+def received(events: Iterable[Event]) -> list[Received]:
+    """The events as the inbox hands them over."""
+    return [Received(event, event.model_dump_json().encode()) for event in events]
+
+
+async def project(store: Store, events: Iterable[Event]) -> None:
+    """Apply one batch."""
+    await store.project(received(events))
 
 
 async def empty(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
-        await connection.execute("TRUNCATE events, executions, artifacts, artifact_deletions")
+        await connection.execute(f"TRUNCATE {', '.join(TABLES)}")
 
 
 async def everything(database: Database, *, progress: bool = True) -> dict[str, list[dict[str, Any]]]:
-    """All rows of all tables; progress may be left out, because a lost tick changes nothing else."""
+    """What all tables say; progress may be left out, because a lost tick changes nothing else.
+
+    Positions are the order of arrival, and of the slots that waited those that were decided since count no more.
+    """
     async with database.transaction() as connection:
         rows = {
-            table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} ORDER BY 1")]
-            for table in ("events", "executions", "artifacts", "artifact_deletions")
+            table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]
+            for table in TABLES
+            if progress or table != "progress"
         }
-    if not progress:
-        for row in rows["executions"]:
-            for column in ("progress", "progress_attempt", "progress_sequence"):
-                del row[column]
+    for table in ("events", "progress"):
+        for row in rows.get(table, ()):
+            del row["position"]
+    decided = {(row["job_id"], row["slot_key"]) for table in ("executions", "slots_not_run") for row in rows[table]}
+    rows["slots_waiting"] = [row for row in rows["slots_waiting"] if (row["job_id"], row["slot_key"]) not in decided]
     return rows
 
 

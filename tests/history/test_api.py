@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from services.history.store import Store
+from shared.clock import utc_text
 from shared.database import Database
 from shared.events import ArtifactDeleted, ArtifactStored
 from tests.history.conftest import HeadersFor
-from tests.history.events import START, Run, finished_run
+from tests.history.events import START, Run, finished_run, project
 
 
 async def all_pages(client: httpx.AsyncClient, path: str, headers: dict[str, str], **query: Any) -> list[Any]:
@@ -35,14 +36,14 @@ async def test_an_execution_is_shown_with_its_files_in_order(
     client: httpx.AsyncClient, store: Store, headers_for: HeadersFor
 ) -> None:
     run = Run()
-    await store.project([run.requested(), run.queued(), run.started(), *run.succeeded(parts=12), run.deleted(3)])
+    await project(store, [run.requested(), run.queued(), run.started(), *run.succeeded(parts=12), run.deleted(3)])
 
     answer = await client.get(f"/api/v1/executions/{run.run_id}", headers=headers_for("t1"))
 
     assert answer.status_code == 200
     body = answer.json()
     assert (body["state"], body["title"], body["question"]["source"]) == ("succeeded", "Interactions", "ucs")
-    assert body["slot_at"] == "2026-03-01T00:00:00Z"
+    assert body["slot_at"] == utc_text(START)
     assert [artifact["number"] for artifact in body["artifacts"]] == list(range(1, 13))
     assert [artifact["number"] for artifact in body["artifacts"] if artifact["deleted_at"]] == [3]
 
@@ -51,7 +52,7 @@ async def test_progress_is_shown_while_a_run_is_running(
     client: httpx.AsyncClient, store: Store, headers_for: HeadersFor
 ) -> None:
     run = Run()
-    await store.project([run.requested(), run.queued(), run.started(), run.progressed()])
+    await project(store, [run.requested(), run.queued(), run.started(), run.progressed()])
 
     body = (await client.get(f"/api/v1/executions/{run.run_id}", headers=headers_for("t1"))).json()
 
@@ -64,7 +65,7 @@ async def test_pages_hold_every_execution_once_newest_first_while_others_are_add
     # Three are requested at the same moment, so that a page ends between them.
     starts = [START, START, START, *(START + timedelta(minutes=n) for n in range(1, 5))]
     runs = [Run(start=start) for start in starts]
-    await store.project([run.requested() for run in runs])
+    await project(store, [run.requested() for run in runs])
     path, headers = "/api/v1/executions", headers_for("t1")
 
     seen: list[str] = []
@@ -72,7 +73,7 @@ async def test_pages_hold_every_execution_once_newest_first_while_others_are_add
     while True:
         page = (await client.get(path, params={"limit": 2, **after}, headers=headers)).json()
         seen += [item["run_id"] for item in page["items"]]
-        await store.project([Run(start=START + timedelta(hours=1)).requested()])
+        await project(store, [Run(start=START + timedelta(hours=1)).requested()])
         if page["next"] is None:
             break
         after = {"after": page["next"]}
@@ -84,7 +85,7 @@ async def test_pages_hold_every_execution_once_newest_first_while_others_are_add
 async def test_a_list_that_fits_one_page_exactly_has_no_next(
     client: httpx.AsyncClient, store: Store, headers_for: HeadersFor
 ) -> None:
-    await store.project([Run().requested() for _ in range(3)])
+    await project(store, [Run().requested() for _ in range(3)])
 
     answer = await client.get("/api/v1/executions", params={"limit": 3}, headers=headers_for("t1"))
 
@@ -97,7 +98,7 @@ async def test_executions_are_filtered_by_job_and_state(
     job_id = uuid4()
     done, events = finished_run(job_id=job_id)
     waiting, other = Run(job_id=job_id), Run()
-    await store.project([*events, waiting.requested(), waiting.queued(), other.requested()])
+    await project(store, [*events, waiting.requested(), waiting.queued(), other.requested()])
     headers = headers_for("t1")
 
     async def found(**query: Any) -> set[str]:
@@ -115,10 +116,10 @@ async def test_an_execution_is_listed_once_its_request_is_known(
 ) -> None:
     run = Run()
     request = run.requested()
-    await store.project([run.queued()])
+    await project(store, [run.queued()])
     assert await all_pages(client, "/api/v1/executions", headers_for("t1")) == []
 
-    await store.project([request])
+    await project(store, [request])
 
     (item,) = await all_pages(client, "/api/v1/executions", headers_for("t1"))
     assert item["state"] == "queued"
@@ -129,7 +130,7 @@ async def test_artifacts_are_paged_and_filtered_by_run(
 ) -> None:
     runs = [Run(start=START + timedelta(days=n)) for n in range(3)]
     for run in runs:
-        await store.project([run.requested(), *run.succeeded(parts=4)])
+        await project(store, [run.requested(), *run.succeeded(parts=4)])
     headers = headers_for("t1")
 
     items = await all_pages(client, "/api/v1/artifacts", headers, limit=5)
@@ -145,7 +146,7 @@ async def test_the_days_that_remain_are_rounded_up_and_never_negative(
     client: httpx.AsyncClient, store: Store, database: Database, headers_for: HeadersFor
 ) -> None:
     run = Run()
-    await store.project(run.succeeded(parts=3))
+    await project(store, run.succeeded(parts=3))
     async with database.transaction() as connection:
         for number, left in ((1, timedelta(hours=1)), (2, timedelta(days=1, hours=1)), (3, timedelta(days=-3))):
             await connection.execute("UPDATE artifacts SET expires_at = now() + $1 WHERE number = $2", left, number)
@@ -163,9 +164,9 @@ async def test_no_days_remain_of_a_file_that_is_deleted(
     stored = [event for event in events if isinstance(event, ArtifactStored)]
     gone = ArtifactDeleted(
         occurred_at=stored[0].occurred_at, tenant="t1", run_id=run.run_id, artifact_id=stored[0].part.artifact_id,
-        reason="requested", actor="alice",
+        requested_at=run.requested_at, reason="requested", actor="alice",
     )  # fmt: skip
-    await store.project([*events, gone])
+    await project(store, [*events, gone])
     async with database.transaction() as connection:
         await connection.execute("UPDATE artifacts SET expires_at = now() + interval '1 day'")
 
@@ -223,7 +224,7 @@ async def test_tenants_that_share_a_connection_see_only_their_own(
 ) -> None:
     runs = {tenant: Run(tenant) for tenant in ("t1", "t2")}
     for run in runs.values():
-        await store.project([run.requested(), *run.succeeded(parts=1)])
+        await project(store, [run.requested(), *run.succeeded(parts=1)])
 
     for tenant in ["t1", "t2", "t3"] * 5:
         headers = headers_for(tenant)

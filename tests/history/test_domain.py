@@ -1,6 +1,6 @@
 import pytest
 
-from services.history.domain import STATES, change, newest_ticks
+from services.history.domain.facts import STATES, executions, files, newest_ticks
 from shared.events import EVENT_TYPES, EXPORTED_RUNS, RunEvent, RunState
 from tests.history.events import Run
 
@@ -15,28 +15,42 @@ def test_every_event_of_a_runs_life_has_a_state_and_no_other_has() -> None:
 
 def test_an_attempt_that_failed_puts_the_run_back_into_the_queue_and_says_why() -> None:
     run = Run()
-    run.started()
 
-    said = change(run.attempt_failed())
+    (said,) = executions([run.started(), run.attempt_failed()])
 
-    assert said is not None
     assert (said.state, said.attempt, said.reason, said.message) == ("queued", 1, "export_failed", "attempt 1")
-    assert said.finished_at is None
+    assert (said.finished_at, said.worker) == (None, "w1")
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
-def test_an_end_says_when(end: str) -> None:
+def test_an_end_says_when_and_nothing_that_comes_later_counts(end: str) -> None:
     run = Run()
     ended = run.succeeded()[-1] if end == "succeeded" else getattr(run, end)()
 
-    said = change(ended)
+    (said,) = executions([ended, run.started()])
 
-    assert said is not None
     assert (said.state, said.finished_at) == (end, ended.occurred_at)
 
 
-def test_a_stored_part_says_nothing_about_the_state() -> None:
-    assert change(Run().succeeded()[0]) is None
+def test_the_last_failure_is_shown_in_whatever_order_they_come() -> None:
+    run = Run()
+    run.started()
+    first = run.attempt_failed()
+    run.started()
+    second = run.failed()
+
+    for order in ([first, second], [second, first]):
+        (said,) = executions(order)
+        assert (said.state, said.reason, said.message) == ("failed", second.reason, second.message)
+
+
+def test_a_stored_part_is_a_file_and_says_nothing_about_the_state() -> None:
+    run = Run()
+    stored, *_ = run.succeeded()
+
+    assert executions([stored]) == []
+    (file,) = files([run.deleted(1), stored])
+    assert (file.number, file.stored_at, file.deletion_reason) == (1, stored.occurred_at, "expired")
 
 
 def test_of_many_ticks_only_the_greatest_of_each_run_counts() -> None:

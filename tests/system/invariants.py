@@ -139,6 +139,23 @@ QUERIES = {
         FULL JOIN history.events known USING (event_id)
         WHERE split_part(sent.type, '.', 2) IS DISTINCT FROM known.type
     """,
+    "history counts other runs than it shows": """
+        SELECT day, tenant, source, type
+        FROM (SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, tenant, source, type, count(*) AS runs,
+                     coalesce(sum(rows), 0) AS rows
+              FROM history.executions WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4) shown
+        FULL JOIN (SELECT day, tenant, source, type, succeeded + failed + cancelled AS runs, rows
+                   FROM history.statistics) counted USING (day, tenant, source, type)
+        WHERE (shown.runs, shown.rows) IS DISTINCT FROM (counted.runs, counted.rows)
+    """,
+    "history shows progress of a run that has ended": """
+        SELECT run_id FROM history.progress JOIN history.executions USING (run_id)
+        WHERE finished_at IS NOT NULL AND progress.occurred_at < now() - interval '1 hour'
+    """,
+    "an event of history has no place in its order": """
+        SELECT min(event_id::text) FROM history.events GROUP BY position
+        HAVING count(*) > 1 OR position IS NULL
+    """,
     "an event id was used twice": """
         SELECT event_id FROM (SELECT event_id FROM job_api.outbox UNION ALL SELECT event_id FROM scheduler.outbox
               UNION ALL SELECT event_id FROM exporter.outbox) sent GROUP BY event_id HAVING count(*) > 1

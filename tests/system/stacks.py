@@ -35,7 +35,7 @@ async def running(
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
         async with _kafka(broker) as kafka:
             options = Options(data=Path(folder) / "data", kafka=kafka, sources=sources, environment=environment)
-            async with Stack(options, output=_show) as stack:
+            async with Stack(options, output=show) as stack:
                 yield stack
 
 
@@ -52,13 +52,13 @@ async def _kafka(broker: str) -> AsyncGenerator[str]:
         yield broker
     elif os.environ.get(ADDRESS) or docker_answers() or missing_for_apache():
         async with apache_kafka(Path("unused")) as address:
-            await _empty(address)
+            await empty_broker(address)
             yield address
     else:
         yield "apache"
 
 
-async def _empty(address: str) -> None:
+async def empty_broker(address: str) -> None:
     """Remove topics and groups that an earlier stack left on a shared broker."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
@@ -71,5 +71,5 @@ async def _empty(address: str) -> None:
         await admin.close()
 
 
-def _show(name: str, line: str) -> None:
+def show(name: str, line: str) -> None:
     sys.stdout.write(f"{name:9} │ {line}\n")

@@ -32,6 +32,7 @@ POINTS = [
     ("job_api", "inbox.handled"),
     ("scheduler", "inbox.handled"),
     ("exporter", "inbox.handled"),
+    ("history", "history.projected"),
     ("history", "inbox.handled"),
 ]
 SAMPLE = [

@@ -1,0 +1,1 @@
+"""The clock edge of history: what happens without anybody asking."""
