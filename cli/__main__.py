@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from rich.markup import escape
 
-from cli import demo, stack
+from cli import demo, history, stack
 from cli.artifacts.decrypt import decrypt
 from cli.artifacts.fetch import fetch
 from cli.artifacts.verify import verify
@@ -32,6 +32,9 @@ artifacts.command()(fetch)
 artifacts.command()(verify)
 artifacts.command()(decrypt)
 app.add_typer(artifacts, name="artifacts")
+records = typer.Typer(help="What happened, as history tells it.", no_args_is_help=True)
+records.command()(history.rebuild)
+app.add_typer(records, name="history")
 
 
 def main() -> NoReturn:

@@ -28,6 +28,13 @@ class Artifact(_Answer):
     deleted_at: UtcDatetime | None
 
 
+class Arrived(_Answer):
+    """Artifacts that arrived one after the other, and where the list goes on."""
+
+    items: tuple[Artifact, ...]
+    next: str
+
+
 class Listed(_Answer):
     """A run in a list."""
 

@@ -35,7 +35,10 @@ def fetch(
     ] = Path(".cdds"),
     tenant: Annotated[str, typer.Option("--tenant", help="Whose files, at the local stack.")] = "acme",
     rescan: Annotated[
-        bool, typer.Option("--rescan", help="Look through all artifacts, not only at those since the last call.")
+        bool,
+        typer.Option(
+            "--rescan", help="Look through all artifacts, not only at those that arrived since the last call."
+        ),
     ] = False,
     manifests_only: Annotated[
         bool, typer.Option("--manifests-only", help="Manifests and schemas without parts; they outlive the parts.")

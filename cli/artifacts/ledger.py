@@ -1,29 +1,29 @@
 """What a folder has already received, so that nothing is fetched twice and nothing is left out.
 
-The service lists artifacts newest first, and one that was stored earlier may become visible later, so the newest time
-seen is no position to continue from. What was fetched is therefore remembered by run, and every call looks back
-`LOOK_BACK` beyond the newest artifact of the last complete look. A run is forgotten when nothing of it can be
-downloaded any more and it is too old to be seen.
+The service lists artifacts in the order of their arrival, and a place in that list holds for ever: the folder keeps the
+one it has read up to, and the runs of before that wait still, because their files are not all listed or did not come
+whole. What was fetched is remembered by run, because it may be fetched by name before the list comes to it; a run is
+forgotten when nothing of it can be downloaded any more.
 """
 
 import fcntl
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
+from cli.artifacts.answers import Artifact
 from cli.artifacts.unnamed import write_whole
 from cli.console import Failure
 from shared.clock import UtcDatetime
 
 LEDGER_NAME: Final = ".cdds-fetch.json"
-LOOK_BACK: Final = timedelta(days=8)
-"""Topics keep events for seven days; what history hears later than that, it hears from a rebuild: `--rescan`."""
 
 
 class Entry(BaseModel):
@@ -33,10 +33,20 @@ class Entry(BaseModel):
     expires_at: UtcDatetime
 
 
+class Waiting(Entry):
+    """A run that was listed and is not fetched; `gone` when its files were deleted by then."""
+
+    gone: bool = False
+
+
 class _State(BaseModel):
-    version: int = 1
+    """Version 1 kept the time of the newest artifact instead of a place; what is older and gone was told then."""
+
+    version: int = 2
     tenant: str | None = None
     newest: UtcDatetime | None = None
+    after: str | None = None
+    waiting: dict[str, Waiting] = {}
     runs: dict[str, Entry] = {}
 
 
@@ -59,17 +69,22 @@ class Ledger:
             raise Failure(
                 f"{path} is damaged: remove it (files that are there are recognised by their SHA-256)"
             ) from error
-        if state.version != 1:
+        if state.version not in (1, 2):
             raise Failure(f"{path} was written by a newer cdds: use that one, or another folder")
-        return cls(path, state)
+        return cls(path, state.model_copy(update={"version": 2}))
 
     def __contains__(self, run: str) -> bool:
         return run in self._state.runs
 
     @property
-    def look_until(self) -> datetime | None:
-        """Older artifacts need no looking at; None: all do."""
-        return None if self._state.newest is None else self._state.newest - LOOK_BACK
+    def after(self) -> str | None:
+        """The place the folder has read up to; None: the beginning."""
+        return self._state.after
+
+    def waiting(self) -> list[tuple[UUID, Waiting]]:
+        """The runs that are still to be fetched, oldest first."""
+        found = sorted(self._state.waiting.items(), key=lambda item: item[1].stored_at)
+        return [(UUID(run), waiting) for run, waiting in found]
 
     def belongs_to(self, tenant: str) -> None:
         """The folder is this tenant's from now on. Raises Failure when it is another's."""
@@ -81,19 +96,34 @@ class Ledger:
             self._state.tenant = tenant
             self._write()
 
+    def listed(self, artifacts: Iterable[Artifact], after: str) -> None:
+        """These were listed, and the list goes on at `after`."""
+        for artifact in artifacts:
+            run, gone = str(artifact.run_id), artifact.deleted_at is not None
+            if run in self._state.runs or (gone and self._was_told(artifact)):
+                continue
+            known = self._state.waiting.get(run)
+            self._state.waiting[run] = Waiting(
+                stored_at=artifact.stored_at,
+                expires_at=artifact.expires_at,
+                gone=gone or (known is not None and known.gone),
+            )
+        self._state.after = after
+        self._write()
+
     def settle(self, run: str, stored_at: datetime, expires_at: datetime) -> None:
         """This run is fetched, or can't be any more."""
+        self._state.waiting.pop(run, None)
         self._state.runs[run] = Entry(stored_at=stored_at, expires_at=expires_at)
         self._write()
 
-    def looked(self, newest: datetime, now: datetime) -> None:
-        """Everything up to `newest` was looked at and settled; forget what can't come again."""
-        self._state.newest = newest
-        oldest = self._state.newest - LOOK_BACK
-        self._state.runs = {
-            run: entry for run, entry in self._state.runs.items() if entry.stored_at >= oldest or entry.expires_at > now
-        }
+    def tidy(self, now: datetime) -> None:
+        """Forget what can't be downloaded any more."""
+        self._state.runs = {run: entry for run, entry in self._state.runs.items() if entry.expires_at > now}
         self._write()
+
+    def _was_told(self, artifact: Artifact) -> bool:
+        return self._state.newest is not None and artifact.stored_at <= self._state.newest
 
     def _write(self) -> None:
         write_whole(self.path, self._state.model_dump_json().encode())

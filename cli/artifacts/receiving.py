@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid5
 
-from cli.artifacts.answers import Artifact, Execution, Listed, understood
+from cli.artifacts.answers import Arrived, Execution, Listed, understood
 from cli.artifacts.client import Client, Refused, Remote
 from cli.artifacts.console import Advance
-from cli.artifacts.ledger import Ledger
+from cli.artifacts.ledger import Ledger, Waiting
 from cli.artifacts.manifests import Keys, Part, Schema, Signed, check_manifest, manifest_name
 from cli.artifacts.trust import trusted_keys
 from cli.artifacts.unnamed import write_whole
@@ -23,6 +23,7 @@ from services.exporter.pipeline.manifest import ManifestRejected
 _PAGE: Final = 200
 _CHUNK_BYTES: Final = 1024**2
 _GONE: Final = 410
+_NOT_FOUND: Final = 404
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 """Shows how far something of so many bytes has come."""
@@ -49,15 +50,6 @@ class Received:
     files: Sequence[Path] = ()
     bytes: int = 0
     message: str = ""
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What the list of artifacts says about a run."""
-
-    stored_at: datetime
-    expires_at: datetime
-    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +87,38 @@ class Receiver:
 
     def new(self, *, rescan: bool) -> Iterable[Received]:
         """Whatever this folder has not received, oldest first."""
-        listed, newest = self._listed(None if rescan else self.ledger.look_until)
-        unsettled: list[datetime] = []
-        for run, seen in sorted(listed.items(), key=lambda item: item[1].stored_at):
-            if seen.gone:
-                self.ledger.settle(str(run), seen.stored_at, seen.expires_at)
-                yield Received(run, Outcome.GONE, message="its files were deleted before they were fetched")
-                continue
-            received = self._attempt(run)
-            if received.outcome in (Outcome.PENDING, Outcome.FAILED):
-                unsettled.append(seen.stored_at)
-            yield received
-        if newest is not None:
-            self.ledger.looked(min(unsettled, default=newest), datetime.now(UTC))
+        self._list(None if rescan else self.ledger.after)
+        for run, waiting in self.ledger.waiting():
+            if waiting.gone:
+                self.ledger.settle(str(run), waiting.stored_at, waiting.expires_at)
+                yield Received(run, Outcome.GONE, message="its files were deleted")
+            else:
+                yield self._attempt(run, waiting)
+        self.ledger.tidy(datetime.now(UTC))
 
-    def _listed(self, until: datetime | None) -> tuple[dict[UUID, _Seen], datetime | None]:
-        """The runs that are not settled, and when the newest artifact of all was stored."""
-        found: dict[UUID, _Seen] = {}
-        newest: datetime | None = None
-        for item in self.client.items("/artifacts", limit=_PAGE):
-            artifact = understood(Artifact, item)
-            newest = newest or artifact.stored_at
-            if until is not None and artifact.stored_at < until:
-                break
-            if str(artifact.run_id) not in self.ledger:
-                seen = found.setdefault(artifact.run_id, _Seen(artifact.stored_at, artifact.expires_at))
-                seen.gone = seen.gone or artifact.deleted_at is not None
-        return found, newest
+    def _list(self, after: str | None) -> None:
+        """Read what has arrived since `after`; what was listed is remembered page by page."""
+        while True:
+            place = {} if after is None else {"after": after}
+            page = self.client.json("/artifacts", order="arrival", limit=_PAGE, **place)
+            arrived = understood(Arrived, page)
+            if not arrived.items:
+                return
+            after = arrived.next
+            self.ledger.listed(arrived.items, after)
 
-    def _attempt(self, run: UUID) -> Received:
+    def _attempt(self, run: UUID, waiting: Waiting | None = None) -> Received:
         """The run; what is wrong with it alone does not keep others from being fetched."""
         try:
             return self._receive(run)
         except Refused as refused:
-            if refused.status != _GONE:
+            if refused.status == _NOT_FOUND and waiting is not None:
+                if waiting.expires_at > datetime.now(UTC):
+                    return Received(run, Outcome.PENDING, message="the service does not know the run yet")
+            elif refused.status != _GONE:
                 raise
+            if waiting is not None:
+                self.ledger.settle(str(run), waiting.stored_at, waiting.expires_at)
             return Received(run, Outcome.GONE, message="its files were deleted while they were fetched")
         except Failure as failure:
             if failure.code is not Exit.VERIFICATION:

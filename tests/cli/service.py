@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid5
 
 import uvicorn
@@ -39,11 +39,15 @@ class Service:
     """Whose keys are published, too."""
     files: dict[UUID, File] = field(default_factory=dict)
     executions: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    unknown: set[UUID] = field(default_factory=set)
+    """Runs whose files are listed already."""
     ranges: bool = True
     answers: list[int] = field(default_factory=list)
     """Statuses of the next requests for files, before they are served again."""
     breaks: list[int] = field(default_factory=list)
     """After how many bytes the next downloads of parts break off."""
+    arrived: list[Any] = field(default_factory=list)
+    """The ids of artifacts in the order in which history heard of them."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range of every request."""
     url: str = ""
@@ -107,12 +111,18 @@ class Service:
 
         @app.get("/api/v1/executions/{run_id}")
         async def read_execution(run_id: UUID) -> Any:
-            return self.executions.get(run_id) or problem(404, "There is no such execution.")
+            found = None if run_id in self.unknown else self.executions.get(run_id)
+            return found or problem(404, "There is no such execution.")
 
         @app.get("/api/v1/artifacts")
-        async def list_artifacts(limit: int, after: str | None = None) -> Any:
-            rows = [a for e in self.executions.values() for a in e["artifacts"]]
-            return self._page(rows, "stored_at", "artifact_id", min(limit, 3), after)
+        async def list_artifacts(order: Literal["arrival"], limit: int, after: int = 0) -> Any:
+            known = {a["artifact_id"]: a for e in self.executions.values() for a in e["artifacts"]}
+            self.arrived += [artifact for artifact in known if artifact not in self.arrived]
+            page = self.arrived[after : after + min(limit, 3)]
+            return {
+                "items": [known[artifact] for artifact in page if artifact in known],
+                "next": str(after + len(page)),
+            }
 
         @app.get("/api/v1/files/signing-keys")
         async def list_signing_keys() -> Any:

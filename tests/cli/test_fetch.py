@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from cli.artifacts import client as client_module
-from cli.artifacts.ledger import LEDGER_NAME, LOOK_BACK
+from cli.artifacts.ledger import LEDGER_NAME
 from deploy.local.processes import free_port
 from services.exporter.pipeline import manifest
 from tests.cli.exports import HOUR, MIDNIGHT, Installation, Run, Told, cdds, make_run
@@ -126,30 +126,69 @@ def test_what_was_fetched_by_name_is_not_new(service: Service, into: Path) -> No
 
 
 def test_what_becomes_visible_late_is_not_skipped(service: Service, into: Path) -> None:
-    """History hears of runs in any order; a week of delay is within what topics keep."""
+    """History hears of runs in any order, and however late."""
     service.show(make(service), stored_at=STORED)
     fetch(service, into)
-    late = service.show(make(service), stored_at=STORED - timedelta(days=7))
+    late = service.show(make(service), stored_at=STORED - timedelta(days=700))
 
     told = fetch(service, into, "--output", "json")
 
     assert [run["run"] for run in told.json["runs"]] == [str(late.id)]
 
 
-def test_a_rescan_finds_what_came_later_than_that(service: Service, into: Path) -> None:
-    service.show(make(service), stored_at=STORED)
+def test_what_was_listed_is_not_listed_again(service: Service, into: Path) -> None:
+    for number in range(9):
+        service.show(make(service, split_bytes=None), stored_at=STORED + number * HOUR)
     fetch(service, into)
-    service.show(make(service), stored_at=STORED - LOOK_BACK - timedelta(seconds=1))
+    service.requests.clear()
+
+    assert fetch(service, into).out == "Nothing new.\n"
+    assert [path for path, _ in service.requests].count("/api/v1/artifacts") == 1
+
+
+def test_a_rescan_finds_what_a_history_that_began_anew_lists_at_other_places(service: Service, into: Path) -> None:
+    for _ in range(3):
+        service.show(make(service))
+    fetch(service, into)
+    service.executions.clear()
+    service.arrived.clear()
+    service.show(make(service, split_bytes=None))
 
     assert outcomes(fetch(service, into, "--output", "json")) == []
     assert outcomes(fetch(service, into, "--rescan", "--output", "json")) == ["fetched"]
 
 
+def test_a_folder_of_an_earlier_version_goes_on(service: Service, into: Path) -> None:
+    """What it fetched does not come again, and what was gone by then is not told again."""
+    fetched, gone = single(service), service.show(make(service), stored_at=STORED - HOUR)
+    fetch(service, into)
+    service.expire(gone)
+    state = orjson.loads((into / LEDGER_NAME).read_bytes())
+    old = {"version": 1, "tenant": "acme", "newest": STORED, "runs": {str(fetched.id): state["runs"][str(fetched.id)]}}
+    (into / LEDGER_NAME).write_bytes(orjson.dumps(old))
+    new = service.show(make(service), stored_at=STORED + HOUR)
+
+    told = fetch(service, into, "--output", "json")
+
+    assert [run["run"] for run in told.json["runs"]] == [str(new.id)]
+    assert orjson.loads((into / LEDGER_NAME).read_bytes())["version"] == 2
+
+
+def test_a_call_that_dies_between_listing_and_fetching_leaves_nothing_out(service: Service, into: Path) -> None:
+    run = single(service)
+    service.answers = [200, 500]
+    assert fetch(service, into).code == 1
+    service.requests.clear()
+
+    assert outcomes(fetch(service, into, "--output", "json")) == ["fetched"]
+    assert received(into) == files_of(run)
+
+
 def test_a_run_that_is_not_all_listed_yet_comes_with_the_next_call(service: Service, into: Path) -> None:
-    """Even when that is long after newer runs came, so long that nobody would look back so far."""
+    """Even when that is long after newer runs came."""
     run = service.show(make(service))
     hidden = service.executions[run.id]["artifacts"].pop()
-    service.show(make(service), stored_at=STORED + 2 * LOOK_BACK)
+    service.show(make(service), stored_at=STORED + timedelta(days=20))
 
     first = fetch(service, into, "--output", "json")
     second = fetch(service, into, "--output", "json")
@@ -158,6 +197,20 @@ def test_a_run_that_is_not_all_listed_yet_comes_with_the_next_call(service: Serv
 
     assert [outcomes(told) for told in (first, second, third)] == [["pending", "fetched"], ["pending"], ["fetched"]]
     assert received(into).keys() >= files_of(run).keys()
+
+
+def test_a_run_that_is_listed_before_it_is_known_keeps_no_other_away(service: Service, into: Path) -> None:
+    run = service.show(make(service))
+    known = service.executions[run.id]
+    service.show(make(service), stored_at=STORED + timedelta(days=1))
+    service.unknown.add(run.id)
+
+    first = fetch(service, into, "--output", "json")
+    service.unknown.clear()
+    second = fetch(service, into, "--output", "json")
+
+    assert known["state"] == "succeeded"
+    assert [outcomes(told) for told in (first, second)] == [["pending", "fetched"], ["fetched"]]
 
 
 def test_a_run_that_has_not_succeeded_is_no_run_to_fetch(service: Service, into: Path) -> None:
@@ -479,7 +532,7 @@ def test_two_calls_do_not_work_on_one_folder(service: Service, into: Path) -> No
     assert "another `cdds artifacts fetch`" in told.err
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"runs": 1}', b'{"version": 2}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"runs": 1}', b'{"version": 3}'])
 def test_a_damaged_state_is_told(service: Service, into: Path, content: bytes) -> None:
     into.mkdir()
     (into / LEDGER_NAME).write_bytes(content)
@@ -496,7 +549,7 @@ def test_the_state_forgets_what_can_not_come_again(service: Service, into: Path)
     state = orjson.loads((into / LEDGER_NAME).read_bytes())
     state["runs"][str(old.id)]["expires_at"] = "2026-03-03T00:00:00Z"
     (into / LEDGER_NAME).write_bytes(orjson.dumps(state))
-    new = service.show(make(service), stored_at=STORED + 2 * LOOK_BACK)
+    new = service.show(make(service), stored_at=STORED + timedelta(days=20))
 
     fetch(service, into)
 
