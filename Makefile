@@ -94,3 +94,7 @@ bench-api: install ## POST and GET /jobs at a steady 500 requests a second, besi
 .PHONY: bench-scheduler
 bench-scheduler: install ## 10,000 and 100,000 jobs due at one boundary among a million, beside APScheduler
 	$(BIN)/python -m bench.scheduler
+
+.PHONY: bench-history
+bench-history: install ## Catching up, lag, lists among 10 million executions, and 500 readers of the stream
+	$(BIN)/python -m bench.history
