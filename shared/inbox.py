@@ -79,6 +79,7 @@ class Inbox:
         self._handlers: dict[type[Event], BatchHandler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._handling: asyncio.Task[None] | None = None
+        self._stopping = False
         self._moved_at = asyncio.get_running_loop().time()
         self._lag = 0
 
@@ -157,14 +158,17 @@ class Inbox:
                     tasks.create_task(self._pause_between_fetches(broker, fetch_pause.total_seconds()))
                 await self._failed
         finally:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STOP_GRACE_SECONDS):
-                    await self._handled()
-            async with asyncio.timeout(10):
-                await broker.stop()
-            if self._handling is not None:
-                self._handling.cancel()
-                await asyncio.gather(self._handling, return_exceptions=True)
+            self._stopping = True
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_GRACE_SECONDS):
+                        await self._handled()
+                async with asyncio.timeout(10):
+                    await broker.stop()
+            finally:
+                if self._handling is not None:
+                    self._handling.cancel()
+                    await asyncio.gather(self._handling, return_exceptions=True)
 
     async def check(self) -> None:
         """Raise Stalled when records wait and none was finished for a minute: the consumer has gone silent."""
@@ -180,6 +184,8 @@ class Inbox:
     async def _read(self, records: Sequence[RawRecord], consumer: Any) -> None:
         runs = await self._decode(records)
         await self._handled()
+        if self._stopping:
+            return  # not committed: it comes again
         self._handling = asyncio.create_task(self._unless_failed(self._handle(runs, records, consumer)))
 
     async def _unless_failed(self, work: Coroutine[Any, Any, None]) -> None:
