@@ -171,8 +171,8 @@ class Inbox:
                     await asyncio.gather(self._handling, return_exceptions=True)
 
     async def check(self) -> None:
-        """Raise Stalled when records wait and none was finished for a minute: the consumer has gone silent."""
-        if self._lag > 0 and asyncio.get_running_loop().time() - self._moved_at > STALLED_AFTER.total_seconds():
+        """Raise Stalled when records wait and none was finished for a minute: the consumer or a handler is stuck."""
+        if self._waiting and asyncio.get_running_loop().time() - self._moved_at > STALLED_AFTER.total_seconds():
             raise Stalled(f"{self._lag} records wait")
 
     async def _deliver(self, message: KafkaMessage) -> None:
@@ -310,8 +310,13 @@ class Inbox:
         for topic, lag in behind.items():
             CONSUMER_LAG.labels(topic).set(lag)
             self._lag += lag
-        if self._lag == 0:
+        if not self._waiting:
             self._moved_at = asyncio.get_running_loop().time()
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether there are records that were not handled yet; what was fetched is no lag any more."""
+        return self._lag > 0 or (self._handling is not None and not self._handling.done())
 
 
 def _consumers(broker: KafkaBroker) -> Iterator[AIOKafkaConsumer]:

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
 from shared.events import Event
-from shared.inbox import Inbox, Received
+from shared.inbox import Inbox, Received, Stalled
 from shared.messaging import Producer, Record, producer
 from tests.shared.events import Private, private
 
@@ -251,3 +251,57 @@ async def test_neighbours_with_one_handler_come_as_one_batch_and_order_is_kept_b
     async with running(inbox, bootstrap):
         await handled.until(3)
     assert handled.numbers == [0, 1, 2, 3]
+
+
+async def test_a_handler_that_hangs_on_the_last_records_is_noticed(
+    bootstrap: str, kafka: Producer, own: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is fetched by then, so nothing is behind."""
+    monkeypatch.setattr("shared.inbox.STALLED_AFTER", timedelta(0))
+    await publish(kafka, own, 1)
+    inbox = Inbox(own.group, kafka, timedelta(seconds=1))
+    begun = asyncio.Event()
+
+    @inbox.on(own.happened)
+    async def hang(_: Event) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await inbox.check()
+    async with running(inbox, bootstrap), asyncio.timeout(60):
+        await begun.wait()
+        with pytest.raises(Stalled):
+            await inbox.check()
+
+
+async def test_a_stop_begins_no_other_batch_and_what_was_not_handled_comes_again(
+    bootstrap: str, kafka: Producer, own: Private
+) -> None:
+    first, second = Handled(), Handled()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    inbox = Inbox(own.group, kafka, PATIENCE, batch_records=1)
+
+    @inbox.on(own.happened)
+    async def slowly(event: Event) -> None:
+        begun.set()
+        await go_on.wait()
+        first(event)
+
+    await publish(kafka, own, *range(5))
+    async with running(inbox, bootstrap) as task:
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)  # the stop waits for the batch in hand by now
+        go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+    assert first.numbers == [0]
+
+    again = Inbox(own.group, kafka, PATIENCE)
+
+    @again.on(own.happened)
+    async def handle(event: Event) -> None:
+        second(event)
+
+    async with running(again, bootstrap):
+        await second.until(1, 2, 3, 4)
+    assert second.numbers == [1, 2, 3, 4]
