@@ -105,7 +105,7 @@ class ProjectionStore(PartitionStore):
     async def _project(self, connection: Connection, batch: Sequence[Received], *, shadow: bool) -> None:
         events = [event for event, _ in batch]
         said = _Said(event for event in events if _kept_by(event) >= self._oldest)
-        await self._apply_versions(connection, _Said(events))
+        await self._apply_versions(connection, _Said(events).only(JobEvent), said.only(RunRequested))
         await self._apply_executions(connection, said)
         if not shadow:  # whose progress is live's
             await self._apply_ticks(connection, facts.newest_ticks(said.only(RunProgressed)))
@@ -182,10 +182,12 @@ class ProjectionStore(PartitionStore):
             ),
         )  # fmt: skip
 
-    async def _apply_versions(self, connection: Connection, said: "_Said") -> None:
-        """Jobs as they were; a request names a version that may not have been heard of."""
-        told = {(e.job_id, e.job.version): e for e in said.only(JobEvent)}
-        named = {(e.job_id, e.job_version): e for e in sorted(said.only(RunRequested), key=_latest_first)}
+    async def _apply_versions(
+        self, connection: Connection, jobs: Iterable[JobEvent], requests: Iterable[RunRequested]
+    ) -> None:
+        """Jobs as they were, however long ago; a request names a version that may not have been heard of."""
+        told = {(e.job_id, e.job.version): e for e in jobs}
+        named = {(e.job_id, e.job_version): e for e in sorted(requests, key=_latest_first)}
         rows = [
             (e.job_id, e.job.version, e.tenant, e.job.settings.title, e.job.settings.title.casefold(),
              dict(e.job.settings.labels), e.job.settings.model_dump_json(), e.occurred_at)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
+_SAID_ONCE: Final = "coalesce(known.{0}, excluded.{0})"
+_GREATEST: Final = "greatest(known.{0}, excluded.{0})"
 _GREATER_VERSION: Final = (
     "CASE WHEN excluded.reason_version > known.reason_version THEN excluded.{0} ELSE known.{0} END"
 )
@@ -16,7 +18,7 @@ _EXECUTION: Final[Mapping[str, tuple[str, str]]] = {
     "tenant": ("text", ""),
     "job_id": ("uuid", ""),
     **{
-        name: (kind, "coalesce(known.{0}, excluded.{0})")
+        name: (kind, _SAID_ONCE)
         for name, kind in {
             "job_version": "integer", "title": "text", "title_folded": "text", "source": "text", "type": "text",
             "trigger": "text", "slot_key": "text", "slot_at": "timestamptz", "interval_from": "timestamptz",
@@ -29,16 +31,16 @@ _EXECUTION: Final[Mapping[str, tuple[str, str]]] = {
                      AND (excluded.finished_at IS NOT NULL OR excluded.version > known.version)
                     THEN excluded.state ELSE known.state END""",
     ),
-    "version": ("integer", "greatest(known.{0}, excluded.{0})"),
-    "attempt": ("integer", "greatest(known.{0}, excluded.{0})"),
+    "version": ("integer", _GREATEST),
+    "attempt": ("integer", _GREATEST),
     "worker": (
         "text",
         "CASE WHEN excluded.worker_attempt > known.worker_attempt THEN excluded.{0} ELSE known.{0} END",
     ),
-    "worker_attempt": ("integer", "greatest(known.{0}, excluded.{0})"),
+    "worker_attempt": ("integer", _GREATEST),
     "started_at": ("timestamptz", "least(known.{0}, excluded.{0})"),
     **{
-        name: (kind, "coalesce(known.{0}, excluded.{0})")
+        name: (kind, _SAID_ONCE)
         for name, kind in {
             "finished_at": "timestamptz", "rows": "bigint", "bytes": "bigint", "parts": "integer", "snapshot": "text",
             "manifest_id": "uuid", "manifest_sha256": "text", "schema_id": "uuid",
@@ -46,8 +48,8 @@ _EXECUTION: Final[Mapping[str, tuple[str, str]]] = {
     },
     "reason": ("text", _GREATER_VERSION),
     "message": ("text", _GREATER_VERSION),
-    "reason_version": ("integer", "greatest(known.{0}, excluded.{0})"),
-    "cancelled_by": ("text", "coalesce(known.{0}, excluded.{0})"),
+    "reason_version": ("integer", _GREATEST),
+    "cancelled_by": ("text", _SAID_ONCE),
 }  # fmt: skip
 """The columns of an execution: their types, and what becomes of a stored value when a row with it is merged in."""
 
@@ -57,7 +59,7 @@ _FILE: Final[Mapping[str, tuple[str, str]]] = {
     "tenant": ("text", ""),
     "run_id": ("uuid", ""),
     **{
-        name: (kind, "coalesce(known.{0}, excluded.{0})")
+        name: (kind, _SAID_ONCE)
         for name, kind in {
             "job_id": "uuid", "title": "text", "title_folded": "text", "source": "text", "type": "text",
             "number": "integer", "entity": "text", "file_name": "text", "size_bytes": "bigint", "rows": "bigint",
