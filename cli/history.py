@@ -9,8 +9,7 @@ from typing import Annotated, Any, Final
 import asyncpg
 import typer
 
-from cli.artifacts.console import Output, OutputOption, print_json, print_table
-from cli.console import Exit, Failure, err, out
+from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table
 from deploy.local.stack import PUBLISHERS, running
 from services.history.domain.rebuilds import Rebuild, RebuildState
 from shared import replay

@@ -4,5 +4,5 @@
     verify   files in a folder, offline              manifests, inspection (one run), chain (all runs of a job)
     decrypt  sealed parts into rows                  opening (streams), unnamed (files that appear when complete)
 
-`console` prints, `failures` makes one line of what can go wrong. Nothing here holds a file in memory.
+`failures` makes one line of what can go wrong. Nothing here holds a file in memory.
 """

@@ -19,9 +19,8 @@ from typing import Any, BinaryIO, Final, Self
 import httpx
 import orjson
 
-from cli.artifacts.console import Advance
 from cli.artifacts.unnamed import publish
-from cli.console import Exit, Failure
+from cli.console import Advance, Exit, Failure
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Before each repetition; about a quarter of a minute, which covers the restart of a service."""

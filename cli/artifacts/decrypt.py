@@ -13,7 +13,6 @@ import orjson
 import typer
 from rich.markup import escape
 
-from cli.artifacts.console import Advance, Output, OutputOption, print_json, print_table, progress, size_text
 from cli.artifacts.failures import one_line
 from cli.artifacts.manifests import (
     ENCRYPTIONS,
@@ -29,7 +28,19 @@ from cli.artifacts.manifests import (
 )
 from cli.artifacts.opening import Damaged, Identity, Measured, differences, load_identity, measure
 from cli.artifacts.unnamed import unnamed
-from cli.console import Exit, Failure, err, out
+from cli.console import (
+    Advance,
+    Exit,
+    Failure,
+    Output,
+    OutputOption,
+    err,
+    out,
+    print_json,
+    print_table,
+    progress,
+    size_text,
+)
 from services.exporter.pipeline.errors import NotARecipient, SealError
 from services.exporter.pipeline.manifest import ManifestRejected
 

@@ -9,11 +9,10 @@ import typer
 from rich.markup import escape
 
 from cli.artifacts.client import Client
-from cli.artifacts.console import Output, OutputOption, print_json, print_table, progress, size_text
 from cli.artifacts.failures import one_line
 from cli.artifacts.ledger import sole_user
 from cli.artifacts.receiving import Outcome, Received, Receiver
-from cli.console import Exit, Failure, err, out
+from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table, progress, size_text
 from deploy.local.stack import Secrets, running
 
 _SHOWN: Final = frozenset({Outcome.FETCHED, Outcome.PRESENT})

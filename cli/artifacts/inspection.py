@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from cli.artifacts.chain import Finding, Link, Severity
-from cli.artifacts.console import Advance
 from cli.artifacts.manifests import (
     ENCRYPTIONS,
     KEYS_NAME,
@@ -22,7 +21,7 @@ from cli.artifacts.manifests import (
     read_manifest,
 )
 from cli.artifacts.opening import Damaged, Identity, differences, measure
-from cli.console import Failure
+from cli.console import Advance, Failure
 from services.exporter.pipeline.errors import SealError
 from services.exporter.pipeline.manifest import ManifestRejected
 

@@ -12,12 +12,11 @@ from uuid import UUID, uuid5
 
 from cli.artifacts.answers import Arrived, Execution, Listed, understood
 from cli.artifacts.client import Client, Refused, Remote
-from cli.artifacts.console import Advance
 from cli.artifacts.ledger import Ledger, Waiting
 from cli.artifacts.manifests import Keys, Part, Schema, Signed, check_manifest, manifest_name
 from cli.artifacts.trust import trusted_keys
 from cli.artifacts.unnamed import write_whole
-from cli.console import Exit, Failure
+from cli.console import Advance, Exit, Failure
 from services.exporter.pipeline.manifest import ManifestRejected
 
 _PAGE: Final = 200

@@ -9,13 +9,12 @@ import typer
 from rich.markup import escape
 
 from cli.artifacts.chain import Finding, Link, Severity, chain_findings, coverage_findings, interval_text
-from cli.artifacts.console import Output, OutputOption, print_json, print_table, progress
 from cli.artifacts.decrypt import Certificate, Key, PassphraseFile
 from cli.artifacts.failures import one_line
 from cli.artifacts.inspection import Inspected, Signatures, inspect, link, strangers
 from cli.artifacts.manifests import KEYS_NAME, MANIFEST_SUFFIX, in_folder
 from cli.artifacts.opening import load_identity
-from cli.console import Exit, Failure, out
+from cli.console import Exit, Failure, Output, OutputOption, out, print_json, print_table, progress
 
 _MARKS: Final = {
     Severity.FAILED: "[bold red]✗[/]",
