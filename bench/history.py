@@ -45,6 +45,9 @@ def main(
     seconds: Annotated[int, typer.Option(help="How long the lag is measured, after 5 s of warming up.")] = 20,
     executions: Annotated[int, typer.Option(help="How many there are when lists are asked for.")] = 10_000_000,
     list_rounds: Annotated[int, typer.Option(help="How often each kind of list is asked for.")] = 20,
+    keep: Annotated[
+        Path | None, typer.Option(help="PostgreSQL's folder, to list the executions that are in it once more.")
+    ] = None,
     readers: Annotated[int, typer.Option(help="How many follow the stream at once.")] = 500,
     profile: Annotated[
         bool, typer.Option("--profile", help="Only say where the time of projecting `events` goes, without Kafka.")
@@ -57,13 +60,13 @@ def main(
     sections: dict[Section, Measuring] = {
         Section.CATCHUP: partial(history_catchup.measure, count=events, rounds=rounds),
         Section.LAG: partial(history_lag.measure, rate=rate, seconds=seconds),
-        Section.LISTS: partial(history_lists.measure, executions=executions, rounds=list_rounds),
+        Section.LISTS: partial(history_lists.measure, executions=executions, rounds=list_rounds, kept=keep is not None),
         Section.READERS: partial(_readers, count=readers),
     }
-    uvloop.run(_main(sections if only is None else {only: sections[only]}))
+    uvloop.run(_main(sections if only is None else {only: sections[only]}, keep))
 
 
-async def _main(sections: Mapping[Section, Measuring]) -> None:
+async def _main(sections: Mapping[Section, Measuring], keep: Path | None) -> None:
     if missing := kafka.missing_for_apache():
         raise SystemExit(missing)
     # The coordinator of a new broker takes a moment, and is asked again.
@@ -72,7 +75,7 @@ async def _main(sections: Mapping[Section, Measuring]) -> None:
     with TemporaryDirectory(prefix="cdds-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with (
-            EmbeddedPostgres(folder / "postgres", settings=SETTINGS) as postgres,
+            EmbeddedPostgres(keep or folder / "postgres", settings=SETTINGS) as postgres,
             ApacheKafka(folder / "kafka") as broker,
         ):
             await ensure_topics(broker.bootstrap, PARTITIONS, 1)

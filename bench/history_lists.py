@@ -34,19 +34,21 @@ SLOW_SHOWN: Final = 5
 
 
 async def measure(
-    folder: Path, postgres: EmbeddedPostgres, broker: Broker, executions: int, rounds: int
+    folder: Path, postgres: EmbeddedPostgres, broker: Broker, executions: int, rounds: int, *, kept: bool
 ) -> dict[str, float]:
     """Ask for every kind of list in turns, one request at a time, half of them of the large tenant."""
-    jobs = await load(postgres, "lists", executions)
+    database = f"lists_{executions}"
+    jobs = await load(postgres, database, executions)
     secrets = Secrets(folder / "secrets")
     tokens = {tenant: secrets.token(tenant=tenant, role="admin", subject="bench") for tenant in (LARGE, *SMALL)}
-    async with running(postgres, "lists", broker.bootstrap, secrets) as service:
+    async with running(postgres, database, broker.bootstrap, secrets) as service:
         await service.until_ready()
         before = server_cpu_seconds(service.pid), server_cpu_seconds(postgres.pid)
         asked = await measured_beside(ask, service.url, tokens, jobs, rounds)
         own, postgres_cpu = server_cpu_seconds(service.pid) - before[0], server_cpu_seconds(postgres.pid) - before[1]
         memory = server_peak_rss_mib(service.pid)
-    await postgres.drop_database("lists")
+    if not kept:
+        await postgres.drop_database(database)
     kinds = {kind: sorted(times) for kind, times in asked.value.items()}
     every = sorted(took for times in kinds.values() for took in times)
     slowest = sorted(kinds.items(), key=lambda item: _at(item[1], 0.99), reverse=True)

@@ -33,6 +33,7 @@ GOING_ON: Final = 2000
 CHUNK: Final = 250_000
 LOADERS: Final = 2
 REPORTED_EVERY: Final = 1_000_000
+LOADING: Final = "loading"
 
 TITLES: Final = ("Interactions", "Contact history", "Agent states", "Voice recordings", "Chat transcripts", "Surveys")
 PLACES: Final = ("Köln", "Lisbon", "São Paulo", "Manila", "Kraków", "Denver", "Pune", "Dublin", "Osaka", "Austin")
@@ -54,12 +55,26 @@ class StoredJob:
 
 
 async def load(postgres: EmbeddedPostgres, name: str, count: int) -> list[StoredJob]:
-    """A new database with `count` executions of the last 390 days, vacuumed and with statistics; their jobs."""
-    await postgres.create_database(name)
-    dsn = postgres.dsn(name)
+    """A database with `count` executions of the last 390 days, vacuumed and with statistics; their jobs."""
+    jobs = list(_jobs(Random(1)))
+    server: DirectConnection = await asyncpg.connect(postgres.dsn())
+    try:
+        if await server.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+            out.print(f"the executions in {name} are from before")
+            return jobs
+        # It gets its name when it is complete.
+        await postgres.drop_database(LOADING)
+        await postgres.create_database(LOADING)
+        await _load(postgres.dsn(LOADING), jobs, count)
+        await server.execute(f"ALTER DATABASE {LOADING} RENAME TO {name}")
+    finally:
+        await server.close()
+    return jobs
+
+
+async def _load(dsn: str, jobs: list[StoredJob], count: int) -> None:
     async with database.connect(dsn, SERVICE) as db:
         await Store(db).keep_partitions()
-    jobs = list(_jobs(Random(1)))
     started = time.monotonic()
     connections: list[DirectConnection] = [await asyncpg.connect(dsn) for _ in range(LOADERS)]
     try:
@@ -88,7 +103,6 @@ async def load(postgres: EmbeddedPostgres, name: str, count: int) -> list[Stored
     finally:
         for connection in connections:
             await connection.close()
-    return jobs
 
 
 def _jobs(random: Random) -> Iterator[StoredJob]:

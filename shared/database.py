@@ -159,13 +159,22 @@ async def migrate(dsn: str, service: str, *, outbox: bool, schema: str | None = 
         await _bookkeeping(connection, service, schema)
         applied = {row["name"]: row["sha256"] for row in await connection.fetch(f"TABLE {schema}.applied_migrations")}
         for name, text in _migrations(service, outbox=outbox):
-            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            sha256 = _sha256(text)
             if name not in applied:
                 await _apply(connection, schema, name, text, sha256)
             elif applied[name] != sha256:
                 raise MigrationChanged(f"{schema}: migration {name} was changed after it was applied")
     finally:
         await connection.close()
+
+
+def fingerprints(service: str, *, outbox: bool) -> dict[str, str]:
+    """The names of the migrations of `service`, and what each is recognised by where it was applied."""
+    return {name: _sha256(text) for name, text in _migrations(service, outbox=outbox)}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _migrations(service: str, *, outbox: bool) -> Iterator[tuple[str, str]]:

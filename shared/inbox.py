@@ -9,10 +9,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
 from operator import or_
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -28,6 +29,7 @@ from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable,
 from shared.observability import CONSUMED, CONSUMER_LAG, log
 
 E = TypeVar("E", bound=Event)
+G = TypeVar("G", bound="Gathering")
 
 HANDLER_TRIES: Final = 3
 """A handler that fails on a record is tried at once, after 0.1 s and after 0.4 s; then the record is dead-lettered."""
@@ -40,16 +42,61 @@ STOP_GRACE_SECONDS: Final = 3
 """What a handler gets to end at a stop, before its record is left to the next start."""
 
 
-class Received(NamedTuple):
-    """An event, and the JSON it came as."""
+class Gathering(Protocol):
+    """What a handler gets of many events: they are added one by one while it works on those before."""
 
-    event: Event
-    body: bytes
+    def add(self, event: Event, body: bytes, /) -> None:
+        """Take an event in, which came as the JSON `body`."""
+        ...
 
 
-BatchHandler: TypeAlias = Callable[[Sequence[Received]], Awaitable[None]]
-Run: TypeAlias = tuple[BatchHandler, list[tuple[RawRecord, Event]]]
-"""Neighbours in a batch that one handler gets together."""
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """What to do with some types of events, and what it is to be called with."""
+
+    gathering: Callable[[], Gathering]
+    handle: Callable[[Any], Awaitable[None]]
+
+
+class _Run:
+    """Neighbours in a batch that one handler gets together."""
+
+    def __init__(self, handler: _Handler) -> None:
+        self.handler = handler
+        self.records: list[RawRecord] = []
+        self.gathered = handler.gathering()
+        self._first: Event | None = None
+        self._failed: Exception | None = None
+
+    def add(self, record: RawRecord, event: Event) -> None:
+        """Take the next record in; what goes wrong in that is raised by `handle`, as if it had gone wrong there."""
+        self.records.append(record)
+        self._first = self._first or event
+        try:
+            self.gathered.add(event, record.value or b"")
+        except Exception as error:
+            self._failed = self._failed or error
+
+    async def handle(self) -> None:
+        """Call the handler."""
+        if self._failed is not None:
+            raise self._failed
+        await self.handler.handle(self.gathered)
+
+    def ids(self) -> dict[str, str]:
+        """What log lines of the handler say about the records it works on."""
+        if len(self.records) > 1:
+            return {"batch": str(len(self.records))}
+        found = {name: getattr(self._first, name, None) for name in ("tenant", "job_id", "run_id")}
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+
+class _Events(list[Event]):
+    """Events as they are, for handlers that take them one by one."""
+
+    def add(self, event: Event, _: bytes) -> None:
+        """Append it."""
+        self.append(event)
 
 
 class Stalled(Exception):
@@ -76,7 +123,7 @@ class Inbox:
         self._patience = patience
         self._member = member
         self._batch_records = batch_records
-        self._handlers: dict[type[Event], BatchHandler] = {}
+        self._handlers: dict[type[Event], _Handler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._handling: asyncio.Task[None] | None = None
         self._stopping = False
@@ -87,18 +134,23 @@ class Inbox:
         """Register a handler called with one event of `types` at a time."""
 
         def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
-            async def each(received: Sequence[Received]) -> None:
-                for event, _ in received:
+            async def each(events: _Events) -> None:
+                for event in events:
                     await handle(cast(E, event))
 
-            self._handlers.update(dict.fromkeys(types, each))
+            self.on_batch(_Events, each, types)
             return handle
 
         return register
 
-    def on_batch(self, handle: BatchHandler, types: Iterable[type[Event]]) -> None:
-        """Register a handler called with many events of `types` at once, in the order of their partitions."""
-        self._handlers.update(dict.fromkeys(types, handle))
+    def on_batch(
+        self, gathering: Callable[[], G], handle: Callable[[G], Awaitable[None]], types: Iterable[type[Event]]
+    ) -> None:
+        """Register a handler called with what many events of `types` were gathered in, as their partitions had them.
+
+        It gathers while the handler works on what came before; so decoding and gathering cost no time of their own.
+        """
+        self._handlers.update(dict.fromkeys(types, _Handler(gathering, handle)))
 
     @property
     def topics(self) -> list[str]:
@@ -202,9 +254,9 @@ class Inbox:
         if self._handling is not None:
             await asyncio.shield(self._handling)
 
-    async def _handle(self, runs: Sequence[Run], records: Sequence[RawRecord], consumer: Any) -> None:
-        for handler, run in runs:
-            await self._apply(handler, run)
+    async def _handle(self, runs: Sequence[_Run], records: Sequence[RawRecord], consumer: Any) -> None:
+        for run in runs:
+            await self._apply(run)
         failpoints.reached("inbox.handled")
         await self._commit(consumer, {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records})
         self._moved_at = asyncio.get_running_loop().time()
@@ -216,9 +268,9 @@ class Inbox:
             # The group has rebalanced: the records come again, to us or to another replica, and change nothing.
             log.warning("offsets not committed", error=repr(error))
 
-    async def _decode(self, records: Sequence[RawRecord]) -> list[Run]:
-        """Group neighbours with the same handler, so that order is kept and batches stay large."""
-        runs: list[Run] = []
+    async def _decode(self, records: Sequence[RawRecord]) -> list[_Run]:
+        """Gather neighbours with the same handler, so that order is kept and batches stay large."""
+        runs: list[_Run] = []
         for number, record in enumerate(records, 1):
             if number % DECODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -231,37 +283,38 @@ class Inbox:
             if handler is None:
                 CONSUMED.labels(record.topic, "ignored").inc()
                 continue
-            if not runs or runs[-1][0] is not handler:
-                runs.append((handler, []))
-            runs[-1][1].append((record, event))
+            if not runs or runs[-1].handler is not handler:
+                runs.append(_Run(handler))
+            runs[-1].add(record, event)
         return runs
 
-    async def _apply(self, handler: BatchHandler, run: Sequence[tuple[RawRecord, Event]]) -> None:
-        received = [Received(event, record.value or b"") for record, event in run]
+    async def _apply(self, run: _Run) -> None:
         for attempt in range(1, HANDLER_TRIES + 1):
             try:
-                with bound_contextvars(**_ids(run)):
-                    await outlast(lambda: handler(received), self._patience)
+                with bound_contextvars(**run.ids()):
+                    await outlast(run.handle, self._patience)
             except Exception as error:
                 if is_outage(error):
                     raise
-                log.exception("handler failed", tries=attempt, events=len(run))
-                if len(run) > 1:
+                log.exception("handler failed", tries=attempt, events=len(run.records))
+                if len(run.records) > 1:
                     # One of them is at fault: find it by taking them one by one.
-                    for one in run:
-                        await self._apply(handler, [one])
+                    for record in run.records:
+                        one = _Run(run.handler)
+                        one.add(record, decode(record))
+                        await self._apply(one)
                     return
                 if attempt == HANDLER_TRIES:
-                    await self._bury(run[0][0], f"the handler failed {attempt} times: {error!r}")
+                    await self._bury(run.records[0], f"the handler failed {attempt} times: {error!r}", error)
                     return
                 await asyncio.sleep(0.1 * 4 ** (attempt - 1))
             else:
-                for topic, count in Counter(record.topic for record, _ in run).items():
+                for topic, count in Counter(record.topic for record in run.records).items():
                     CONSUMED.labels(topic, "applied").inc(count)
                 return
 
-    async def _bury(self, record: RawRecord, reason: str) -> None:
-        await self._producer.bury(record, reason, self._service)
+    async def _bury(self, record: RawRecord, reason: str, error: BaseException | None = None) -> None:
+        await self._producer.bury(record, reason, self._service, error)
         CONSUMED.labels(record.topic, "dead").inc()
         log.error(
             "record dead-lettered", topic=record.topic, partition=record.partition, offset=record.offset, reason=reason
@@ -325,12 +378,3 @@ def _consumers(broker: KafkaBroker) -> Iterator[AIOKafkaConsumer]:
         consumer: AIOKafkaConsumer | None = getattr(subscriber, "consumer", None)
         if consumer is not None:
             yield consumer
-
-
-def _ids(run: Sequence[tuple[RawRecord, Event]]) -> dict[str, str]:
-    """What log lines of a handler say about the record it works on."""
-    if len(run) > 1:
-        return {"batch": str(len(run))}
-    event = run[0][1]
-    found = {name: getattr(event, name, None) for name in ("tenant", "job_id", "run_id")}
-    return {name: str(value) for name, value in found.items() if value is not None}

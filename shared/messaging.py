@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from traceback import format_exception
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -28,6 +29,17 @@ RawRecord: TypeAlias = "ConsumerRecord[bytes | None, bytes | None]"
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 RETENTION: Final = timedelta(days=7)
 REPLAY_RETENTION: Final = timedelta(days=1)
+DEAD_HEADERS: Final = (
+    "dead_reason",
+    "dead_consumer",
+    "dead_topic",
+    "dead_partition",
+    "dead_offset",
+    "dead_traceback",
+)
+"""What `Producer.bury` puts behind the headers of a record; without them it is as it was."""
+TRACEBACK_BYTES: Final = 8000
+"""Of the end, which names the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,7 @@ class Producer:
         """How many partitions a topic has."""
         return len(await self._kafka.partitions_for(topic))
 
-    async def bury(self, record: RawRecord, reason: str, consumer: str) -> None:
+    async def bury(self, record: RawRecord, reason: str, consumer: str, error: BaseException | None = None) -> None:
         """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from."""
         origin: Headers = [
             ("dead_reason", reason.encode()[:1000]),
@@ -129,9 +141,21 @@ class Producer:
             ("dead_partition", str(record.partition).encode()),
             ("dead_offset", str(record.offset).encode()),
         ]
-        await self._kafka.send_and_wait(
-            f"{record.topic}.dead", record.value, key=record.key, headers=[*record.headers, *origin]
-        )
+        if error is not None:
+            origin.append(("dead_traceback", "".join(format_exception(error)).encode()[-TRACEBACK_BYTES:]))
+        await self.put(f"{record.topic}.dead", record.key, record.value, [*record.headers, *origin])
+
+    async def put(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
+    ) -> RecordMetadata:
+        """Publish one record as it is; says where it went when Kafka has acknowledged it."""
+        if key is not None or value is not None:
+            return await self._kafka.send_and_wait(topic, value, key=key, headers=headers, partition=partition)
+        # `send` refuses records of nothing but headers; whoever wrote one must not stop those who bury it.
+        batch = self._kafka.create_batch()
+        batch.append(key=None, value=None, timestamp=None, headers=headers)
+        batch.close()
+        return await (await self._kafka.send_batch(batch, topic, partition=partition or 0))
 
 
 @lru_cache(maxsize=16_384)
@@ -159,31 +183,52 @@ async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGen
         await kafka.stop()
 
 
-async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> None:
-    """Create the project's topics where they are missing, each with those for dead letters and for replays."""
-    wanted = [
-        NewTopic(
-            name,
-            partitions,
-            replication,
-            topic_configs={
-                "retention.ms": str(retention // timedelta(milliseconds=1)),
-                "max.message.bytes": str(MAX_RECORD_BYTES),
-            },
-        )
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """A topic as it shall be."""
+
+    name: str
+    partitions: int
+    replication: int
+    retention: timedelta
+
+    def configs(self) -> dict[str, str]:
+        """Kafka's names and values; none is compacted, for a key stands for many events."""
+        return {
+            "cleanup.policy": "delete",
+            "retention.ms": str(self.retention // timedelta(milliseconds=1)),
+            "max.message.bytes": str(MAX_RECORD_BYTES),
+        }
+
+
+def topic_settings(partitions: int, replication: int) -> list[TopicSettings]:
+    """The project's topics, each with those for dead letters and for replays."""
+    return [
+        TopicSettings(name, partitions, replication, retention)
         for topic in TOPICS
         for name, retention in ((topic.name, RETENTION), (topic.dead, RETENTION), (topic.replay, REPLAY_RETENTION))
     ]
+
+
+async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> None:
+    """Create the project's topics where they are missing; those that exist stay as they are."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        answer: Any = await admin.create_topics(wanted)
-        for topic, code, *rest in answer.topic_errors:
-            error = for_code(code)
-            if code != 0 and error is not TopicAlreadyExistsError:
-                raise error(f"{topic}: {rest}")
+        await create_topics(admin, topic_settings(partitions, replication))
     finally:
         await admin.close()
+
+
+async def create_topics(admin: AIOKafkaAdminClient, wanted: Sequence[TopicSettings]) -> None:
+    """Create those that do not exist; raises KafkaError."""
+    answer: Any = await admin.create_topics(
+        [NewTopic(t.name, t.partitions, t.replication, topic_configs=t.configs()) for t in wanted]
+    )
+    for topic, code, *rest in answer.topic_errors:
+        error = for_code(code)
+        if code != 0 and error is not TopicAlreadyExistsError:
+            raise error(f"{topic}: {rest}")
 
 
 class Undecodable(Exception):

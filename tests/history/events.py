@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
+from services.history.domain.batch import Batch
 from services.history.store import Store
 from shared.database import Database
 from shared.events import (
@@ -33,7 +34,6 @@ from shared.events import (
     SlotWaiting,
     Trigger,
 )
-from shared.inbox import Received
 from tests.contracts.examples import ACTIVE, SETTINGS
 
 START = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(days=59)
@@ -260,20 +260,21 @@ TABLES = (
 )
 
 
-def received(events: Iterable[Event]) -> list[Received]:
+def batch(events: Iterable[Event]) -> Batch:
     """The events as the inbox hands them over."""
-    return [Received(event, event.model_dump_json().encode()) for event in events]
+    return Batch.of((event, event.model_dump_json().encode()) for event in events)
 
 
 async def project(store: Store, events: Iterable[Event]) -> None:
     """Apply one batch."""
-    await store.project(received(events))
+    await store.project(batch(events))
 
 
 async def empty(database: Database) -> None:
+    """Delete every row. Truncating 85 partitions and their 568 indexes costs 60 times as much."""
     async with database.transaction() as connection:
         await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
-        await connection.execute(f"TRUNCATE {', '.join(TABLES)}")
+        await connection.execute("; ".join(f"DELETE FROM {table}" for table in TABLES))
 
 
 async def everything(database: Database, *, progress: bool = True) -> dict[str, list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ import csv
 import io
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
@@ -17,8 +17,9 @@ from tests.history.conftest import HeadersFor
 from tests.history.events import START, Run, project
 from tests.history.lists import HOUR, pages
 
-JOB = uuid4()
+JOB = UUID(int=7)
 RUN = Run("t1", JOB)
+RUN.run_id = UUID(int=8)  # both are in the names of tests, which are the same in every worker
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """Lists of executions and artifacts: filters, orders, pages and totals."""
 
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import orjson
@@ -16,7 +17,7 @@ from services.history.domain.listing import ARTIFACT_COLUMNS, EXECUTION_COLUMNS,
 from services.history.store import Store, statement
 from shared.clock import utc_text
 from shared.database import Database
-from shared.events import Event, Trigger
+from shared.events import Event, RunRequested, Trigger
 from shared.http import position
 from tests.history.conftest import HeadersFor
 from tests.history.events import START, Run, job_event, project
@@ -80,6 +81,59 @@ async def test_pages_of_a_state_or_a_job_are_their_whole_list_in_order(
 
 
 @pytest.mark.parametrize("sort", EXECUTIONS)
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"MERGED": 0}, {"MERGED": 0, "LOOKED_AT": 4}, {"LOOKED_UP": 1}],
+    ids=["merged", "near", "not near", "too many to look up"],
+)
+async def test_pages_of_a_text_or_label_are_their_whole_list_in_order_in_whatever_way_they_are_found(
+    client: httpx.AsyncClient, store: Store, headers_for: HeadersFor, monkeypatch: pytest.MonkeyPatch, sort: str,
+    limits: dict[str, int],
+) -> None:  # fmt: skip
+    for name, limit in limits.items():
+        monkeypatch.setattr(statement, name, limit)
+    await project(store, named_by_version(fleet(Random(4), 40)))
+    everything = await pages(client, "executions", headers_for("t1"), limit=200)
+    jobs = sorted({item["job_id"] for item in everything})
+    asked: list[tuple[dict[str, Any], Callable[[dict[str, Any]], bool]]] = [
+        ({"label": f"job:{jobs[0]}"}, lambda item: item["job_id"] == jobs[0]),
+        ({"label": "half:first"}, lambda item: item["job_id"] in jobs[:2]),
+        ({"label": "half:first", "state": ["failed", "succeeded"]},
+         lambda item: item["job_id"] in jobs[:2] and item["state"] in ("failed", "succeeded")),
+        ({"label": "title:apples"}, lambda item: item["title"] == "apples"),
+        ({"text": "ÄPF"}, lambda item: item["title"].casefold() == "äpfel"),
+        ({"text": "e"}, lambda item: True),
+        ({"text": "a", "label": "half:first"},
+         lambda item: item["job_id"] in jobs[:2] and "a" in item["title"].casefold()),
+    ]  # fmt: skip
+
+    for query, is_wanted in asked:
+        found = await pages(client, "executions", headers_for("t1"), sort=sort, limit=3, **query)
+        wanted = [item for item in everything if is_wanted(item)]
+        assert wanted
+        assert found == expected("executions", wanted, Order.read(sort)), query
+
+
+def named_by_version(events: list[Event]) -> list[Event]:
+    """The same, with a version of the job for each title it has, and labels that tell them apart."""
+    titles = sorted({event.title for event in events if isinstance(event, RunRequested)})
+    jobs = sorted({event.job_id for event in events if isinstance(event, RunRequested)}, key=str)
+    named: list[Event] = [
+        event.model_copy(update={"job_version": 1 + titles.index(event.title)})
+        if isinstance(event, RunRequested) else event
+        for event in events
+    ]  # fmt: skip
+    for job_id in jobs:
+        for version, title in enumerate(titles, 1):
+            told = job_event("t1", job_id, version)
+            half = "first" if job_id in jobs[:2] else "second"
+            labels = {"job": str(job_id), "half": half, "title": title}
+            settings = told.job.settings.model_copy(update={"title": title, "labels": labels})
+            named.append(told.model_copy(update={"job": told.job.model_copy(update={"settings": settings})}))
+    return named
+
+
+@pytest.mark.parametrize("sort", EXECUTIONS)
 async def test_pages_show_each_execution_once_while_others_are_added(
     client: httpx.AsyncClient, store: Store, headers_for: HeadersFor, sort: str
 ) -> None:
@@ -100,7 +154,7 @@ async def test_pages_show_each_execution_once_while_others_are_added(
 
 # --- filters ------------------------------------------------------------------------------------------------------
 
-JOB, OTHER_JOB = uuid4(), uuid4()
+JOB, OTHER_JOB = UUID(int=7), UUID(int=8)
 ISO = utc_text
 
 

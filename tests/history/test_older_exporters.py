@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.history.store import Store, Unplaceable
+from services.history.domain.batch import Unplaceable
+from services.history.store import Store
 from shared.database import Database
 from shared.events import ArtifactDeleted, Event, RunEvent, RunProgressed
 from tests.history.events import Run, empty, everything, project

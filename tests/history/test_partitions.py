@@ -152,6 +152,19 @@ async def test_what_is_older_than_what_is_kept_changes_nothing(store: Store, dat
     assert {**after, "job_versions": []} == {**before, "job_versions": []}
 
 
+async def test_a_request_that_is_not_kept_tells_of_no_version_of_its_job(store: Store, database: Database) -> None:
+    job_id = uuid4()
+    too_old = Run(job_id=job_id, start=kept(NOW)[0] - timedelta(days=1)).requested()
+    kept_one = Run(job_id=job_id, start=NOW).requested()
+
+    await project(store, [too_old])
+    assert not any((await everything(database)).values())
+
+    await project(store, [too_old, kept_one])
+    [version] = (await everything(database))["job_versions"]
+    assert version["occurred_at"] == kept_one.occurred_at
+
+
 async def test_what_happens_now_to_a_run_that_is_not_kept_any_more_is_on_the_timeline_only(
     store: Store, database: Database
 ) -> None:

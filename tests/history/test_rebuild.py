@@ -22,7 +22,7 @@ from services.history.store import SHADOW, Store, requests
 from shared.database import Database, connect, migrate
 from shared.events import EVENT_TYPES, Event
 from tests.conftest import fresh_database
-from tests.history.events import Run, everything, finished_run, project, received, streams
+from tests.history.events import Run, batch, everything, finished_run, project, streams
 from tests.history.world import OWNERS, World, connected, remembering, running, world
 
 LEFT_OVER = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('history_shadow', 'history_replaced')"
@@ -324,7 +324,7 @@ async def test_an_end_that_is_heard_before_the_copied_start_is_counted_with_its_
         await migrate(dsn, "history", outbox=False, schema=SHADOW)
         await store.make_shadow(rebuild)
         await project(store, ends)
-        await store.project_into_shadow(received([request, queued, start]))
+        await store.project_into_shadow(batch([request, queued, start]))
 
         await store.recount_shadow()
 
@@ -351,7 +351,7 @@ async def test_a_login_that_is_no_superuser_can_rebuild(postgres: EmbeddedPostgr
             rebuild, new = await requests.ask(connection, checking=False)
             await migrate(plain, "history", outbox=False, schema=SHADOW)
             await store.make_shadow(rebuild)
-            await store.project_into_shadow(received([*events, *lost]))
+            await store.project_into_shadow(batch([*events, *lost]))
             await store.recount_shadow()
             tables = {table.table: (table.live, table.rebuilt) for table in await store.compare()}
             await store.conclude(rebuild, {})

@@ -1,7 +1,7 @@
 """The inbox on real brokers: nothing is skipped, nothing is lost, and one bad record harms no other."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
 from shared.events import Event
-from shared.inbox import Inbox, Received, Stalled
+from shared.inbox import Inbox, Stalled
 from shared.messaging import Producer, Record, producer
 from tests.shared.events import Private, private
 
@@ -55,6 +55,17 @@ class Handled:
             while not set(numbers) <= set(self.numbers):
                 self._changed.clear()
                 await self._changed.wait()
+
+
+class Gathered(list[tuple[Any, bytes]]):
+    """Events and their bodies; does not take a `refused` number in."""
+
+    refused = -1
+
+    def add(self, event: Any, body: bytes) -> None:
+        if event.number == self.refused:
+            raise RuntimeError("a bug, äöü")
+        self.append((event, body))
 
 
 @asynccontextmanager
@@ -146,8 +157,8 @@ async def test_a_record_its_handler_cannot_bear_is_dead_lettered_after_three_tri
     tries: list[int] = []
     inbox = Inbox(own.group, kafka, PATIENCE)
 
-    async def remember(received: Sequence[Received]) -> None:
-        events: list[Any] = [event for event, _ in received]
+    async def remember(received: Gathered) -> None:
+        events = [event for event, _ in received]
         assert [orjson.loads(body)["number"] for _, body in received] == [event.number for event in events]
         numbers = [event.number for event in events]
         if 4 in numbers:
@@ -156,7 +167,7 @@ async def test_a_record_its_handler_cannot_bear_is_dead_lettered_after_three_tri
         for event in events:
             handled(event)
 
-    inbox.on_batch(remember, [own.happened])
+    inbox.on_batch(Gathered, remember, [own.happened])
     async with running(inbox, bootstrap):
         await handled.until(9)
         [buried] = await own.records(bootstrap, own.topic.dead, 1)
@@ -166,6 +177,30 @@ async def test_a_record_its_handler_cannot_bear_is_dead_lettered_after_three_tri
         happened(own, 4).model_dump(include={"number"}).items()
         <= own.happened.model_validate_json(buried.value or b"").model_dump().items()
     )
+    said = {name: value.decode() for name, value in buried.headers}
+    assert "the handler failed 3 times: RuntimeError('a bug, äöü')" in said["dead_reason"]
+    assert said["dead_traceback"].endswith("RuntimeError: a bug, äöü\n")
+    assert consumed(own) == {"applied": 9, "ignored": 0, "dead": 1}
+
+
+async def test_a_record_that_cannot_be_gathered_harms_no_other_and_is_dead_lettered_in_its_turn(
+    bootstrap: str, kafka: Producer, own: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Gathered, "refused", 4)
+    await publish(kafka, own, *range(10))
+    handled = Handled()
+    inbox = Inbox(own.group, kafka, PATIENCE)
+
+    async def remember(received: Gathered) -> None:
+        for event, _ in received:
+            handled(event)
+
+    inbox.on_batch(Gathered, remember, [own.happened])
+    async with running(inbox, bootstrap):
+        await handled.until(9)
+        [buried] = await own.records(bootstrap, own.topic.dead, 1)
+        await until_committed(own, bootstrap, 10)
+    assert handled.numbers == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert "the handler failed 3 times: RuntimeError('a bug, äöü')" in dict(buried.headers)["dead_reason"].decode()
     assert consumed(own) == {"applied": 9, "ignored": 0, "dead": 1}
 
@@ -243,11 +278,11 @@ async def test_neighbours_with_one_handler_come_as_one_batch_and_order_is_kept_b
     async def one(event: Event) -> None:
         handled(event)
 
-    async def many(received: Sequence[Received]) -> None:
+    async def many(received: Gathered) -> None:
         for event, _ in received:
             handled(event)
 
-    inbox.on_batch(many, [own.happened])
+    inbox.on_batch(Gathered, many, [own.happened])
     async with running(inbox, bootstrap):
         await handled.until(3)
     assert handled.numbers == [0, 1, 2, 3]

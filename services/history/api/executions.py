@@ -49,7 +49,10 @@ def router(store: Store) -> APIRouter:
             Query(description="A column; `-` before it turns the order round. What has no value yet comes last then."),
         ] = "-requested_at",
         total: Annotated[
-            bool, Query(description="Say how many there are; of more than 10,000 by an estimate.")
+            bool,
+            Query(
+                description="Say how many there are; of more than 10,000, or where counting takes long, by an estimate."
+            ),
         ] = False,
         limit: Limit = 50,
         after: After = None,

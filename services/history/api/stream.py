@@ -1,72 +1,18 @@
 """Events as they happen: Server-Sent Events."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
-from services.history.feed import Feed, Full, Reader
+from services.history.feed import Feed, Full
 from shared import http
 from shared.http import Problem
-from shared.runtime import break_off
+from shared.streaming import EventStream
 
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MAX_POSITION = 2**63 - 1
 
 Position = Annotated[int | None, Query(ge=0, le=MAX_POSITION)]
-
-
-class EventStream(StreamingResponse):
-    """Sends what a reader is offered until it leaves, is ended or its connection takes no more."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, reader: Reader) -> None:
-        super().__init__(_nothing(), headers=HEADERS)
-        self._reader = reader
-        self._stuck = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry."""
-        sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_left(receive))
-        try:
-            await asyncio.wait({sending, leaving, self._reader.ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._reader.close()
-            for task in (sending, leaving):
-                task.cancel()
-            failed, _ = await asyncio.gather(sending, leaving, return_exceptions=True)
-        if isinstance(failed, Exception):
-            raise failed
-        if not self._stuck:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        # Closed in an orderly way, the connection would stay until somebody takes what is in its buffer.
-        elif break_off(scope):
-            await _left(receive)
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self._reader.chunks()) as chunks:
-            async for chunk in chunks:
-                self._stuck = True
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self._stuck = False
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield
 
 
 def router(feed: Feed) -> APIRouter:

@@ -1,4 +1,4 @@
-"""How events become rows: what a batch says about each run and file, free of order and duplicates.
+"""How events become rows: what each says about its run or file, free of order and duplicates.
 
 A row is filled by two owners: the scheduler's request (title, slot, question) and the exporter's progress through the
 states. Among the exporter's events the greater run version says the state, and a terminal one is never left. Everything
@@ -6,7 +6,7 @@ else is said by one event only, or the greatest attempt or version of those that
 rows with the stored ones by the same rules.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -20,7 +20,6 @@ from shared.events import (
     RunCancelled,
     RunEvent,
     RunFailed,
-    RunProgressed,
     RunQueued,
     RunRequested,
     RunStarted,
@@ -107,22 +106,6 @@ class File:
     deleted_by: str | None = None
 
 
-def executions(events: Iterable[RunRequested | RunEvent]) -> list[Execution]:
-    """What `events` say about runs; those of the exporter carry `requested_at`."""
-    found: dict[UUID, Execution] = {}
-    for event in events:
-        say = _SAYINGS.get(type(event))
-        if say is None:
-            continue
-        known = found.get(event.run_id)
-        if known is None:
-            requested_at = event.occurred_at if isinstance(event, RunRequested) else event.requested_at
-            assert requested_at is not None
-            known = found[event.run_id] = Execution(requested_at, event.run_id, event.tenant, event.job_id)
-        say(known, event)
-    return list(found.values())
-
-
 def _request(known: Execution, event: RunRequested) -> None:
     question, slot = event.question, event.slot
     known.job_version, known.title, known.title_folded = event.job_version, event.title, event.title.casefold()
@@ -168,7 +151,7 @@ def _cancellation(known: Execution, event: RunCancelled) -> None:
     known.cancelled_by = event.actor
 
 
-_SAYINGS: Final[Mapping[type[Event], Callable[[Execution, Any], None]]] = {
+SAYINGS: Final[Mapping[type[Event], Callable[[Execution, Any], None]]] = {
     RunRequested: _request,
     RunQueued: _state,
     RunStarted: _start,
@@ -177,38 +160,19 @@ _SAYINGS: Final[Mapping[type[Event], Callable[[Execution, Any], None]]] = {
     RunFailed: _failure,
     RunCancelled: _cancellation,
 }
+"""How each event about a run is noted in what is known of the run."""
 
 
-def files(events: Iterable[ArtifactStored | ArtifactDeleted]) -> list[File]:
-    """What `events`, which carry `requested_at`, say about files."""
-    found: dict[UUID, File] = {}
-    for event in events:
-        artifact_id = event.part.artifact_id if isinstance(event, ArtifactStored) else event.artifact_id
-        known = found.get(artifact_id)
-        if known is None:
-            assert event.requested_at is not None
-            known = found[artifact_id] = File(event.requested_at, artifact_id, event.tenant, event.run_id)
-        if isinstance(event, ArtifactStored):
-            part = event.part
-            known.job_id, known.source, known.type = event.job_id, event.source, event.type
-            known.title, known.title_folded = event.title, event.title and event.title.casefold()
-            known.number, known.entity, known.file_name = part.number, part.entity, part.file_name
-            known.size_bytes, known.rows, known.sha256 = part.size_bytes, part.rows, part.sha256
-            known.stored_at, known.expires_at = event.occurred_at, event.expires_at
-        else:
-            known.deleted_at, known.deletion_reason, known.deleted_by = event.occurred_at, event.reason, event.actor
-    return list(found.values())
+def stored(known: File, event: ArtifactStored) -> None:
+    """Note that the file was stored."""
+    part = event.part
+    known.job_id, known.source, known.type = event.job_id, event.source, event.type
+    known.title, known.title_folded = event.title, event.title and event.title.casefold()
+    known.number, known.entity, known.file_name = part.number, part.entity, part.file_name
+    known.size_bytes, known.rows, known.sha256 = part.size_bytes, part.rows, part.sha256
+    known.stored_at, known.expires_at = event.occurred_at, event.expires_at
 
 
-def newest_ticks(ticks: Iterable[RunProgressed]) -> list[RunProgressed]:
-    """The greatest (attempt, sequence) of each run; the others of a batch would be overwritten at once."""
-    newest: dict[UUID, RunProgressed] = {}
-    for tick in ticks:
-        known = newest.get(tick.run_id)
-        if known is None or _position(known) < _position(tick):
-            newest[tick.run_id] = tick
-    return list(newest.values())
-
-
-def _position(tick: RunProgressed) -> tuple[int, int]:
-    return tick.progress.attempt, tick.progress.sequence
+def deleted(known: File, event: ArtifactDeleted) -> None:
+    """Note that its bytes are gone."""
+    known.deleted_at, known.deletion_reason, known.deleted_by = event.occurred_at, event.reason, event.actor

@@ -8,18 +8,18 @@ beginning of the topics: events that were read already change nothing.
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from services.history.config import Settings
+from services.history.domain.batch import Batch
 from services.history.domain.rebuilds import Rebuild, RebuildState
 from services.history.store import SHADOW, Store
 from shared import database, failpoints, replay, runtime
 from shared.database import is_outage, outlast
-from shared.events import TOPICS, Topic
-from shared.inbox import Received
+from shared.events import TOPICS, Event, Topic
 from shared.messaging import MAX_RECORD_BYTES, RawRecord, Undecodable, decode
 from shared.observability import log
 
@@ -28,6 +28,9 @@ LOOK_FOR_LIVE: Final = timedelta(milliseconds=100)
 BATCH_RECORDS: Final = 2000
 SILENT_FOR: Final = timedelta(hours=1)
 """How long nothing may come before a rebuild, which costs the live projection as much again, is given up."""
+
+Copy: TypeAlias = tuple[Event, bytes]
+"""A copied event, and the JSON it came as."""
 
 
 class Silence(Exception):
@@ -138,7 +141,7 @@ class _Copies:
             unfinished = await _partitions(consumer, topic.replay)
             while unfinished:
                 fetched = await consumer.getmany(timeout_ms=500, max_records=BATCH_RECORDS)
-                batch: list[Received] = []
+                batch: list[Copy] = []
                 for place, records in fetched.items():
                     ours = [record for record in records if dict(record.headers).get(replay.HEADER) == self._mark]
                     batch += self._decoded(ours)
@@ -157,22 +160,23 @@ class _Copies:
                     failpoints.reached("rebuild.projected")
         return True
 
-    def _decoded(self, records: Sequence[RawRecord]) -> list[Received]:
+    def _decoded(self, records: Sequence[RawRecord]) -> list[Copy]:
         """The events among them; live dead-letters the others."""
-        events: list[Received] = []
+        events: list[Copy] = []
         for record in records:
             if dict(record.headers).get("ce_type") == replay.ENDED.encode():
                 continue
             try:
-                events.append(Received(decode(record), record.value or b""))
+                events.append((decode(record), record.value or b""))
             except Undecodable as error:
                 self._skip(str(error))
         return events
 
-    async def _project(self, batch: Sequence[Received]) -> bool:
+    async def _project(self, batch: Sequence[Copy]) -> bool:
         """Apply a batch, or, where it fails, all events but those at fault, which live dead-letters, too."""
         try:
-            return await outlast(lambda: self._store.project_into_shadow(batch), self._settings.outage_patience)
+            said = Batch.of(batch)
+            return await outlast(lambda: self._store.project_into_shadow(said), self._settings.outage_patience)
         except Exception as error:
             if is_outage(error):
                 raise

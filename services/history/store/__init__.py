@@ -4,7 +4,7 @@ from services.history.store.artifacts import ArtifactStore
 from services.history.store.audit import AuditStore
 from services.history.store.executions import ExecutionStore
 from services.history.store.feed import FeedStore
-from services.history.store.projection import SHADOW, Unplaceable
+from services.history.store.projection import SHADOW
 from services.history.store.rebuild import RebuildStore
 from services.history.store.slots import SlotStore
 from services.history.store.statistics import StatisticsStore
@@ -14,4 +14,4 @@ class Store(RebuildStore, ExecutionStore, ArtifactStore, SlotStore, StatisticsSt
     """Executions, files, slots, the timeline and statistics."""
 
 
-__all__ = ["SHADOW", "Store", "Unplaceable"]
+__all__ = ["SHADOW", "Store"]

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from services.history.domain.listing import ArtifactFilter, Order, Place
-from services.history.store.statement import Conditions, Index, Reading
+from services.history.store.statement import Conditions, Index, Listed, Reading
 from shared.database import Connection
 from shared.listing import folded
 
@@ -19,6 +19,7 @@ ARTIFACT: Final[LiteralString] = """
          ELSE 0 END AS remaining_days
 """
 _SELECT: Final[LiteralString] = "SELECT " + ARTIFACT + " FROM artifacts"
+_LISTED: Final = Listed("artifacts", ("requested_at", "artifact_id"), ARTIFACT)
 
 
 def _ordered(value: LiteralString, *, nullable: bool = False) -> Index:
@@ -51,7 +52,7 @@ class ArtifactStore(Reading):
             if conditions is None:
                 return []
             rows = await self.page(
-                connection, _SELECT, conditions, index, descending=order.descending, limit=limit, after=after
+                connection, _LISTED, conditions, index, descending=order.descending, limit=limit, after=after
             )
         return [(row, Place(row[index.columns[0]], row["stored_at"], row["artifact_id"])) for row in rows]
 

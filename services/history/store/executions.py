@@ -9,11 +9,12 @@ from uuid import UUID
 import asyncpg
 
 from services.history.domain.attempts import TOLD_BY
-from services.history.domain.listing import ExecutionFilter, Order, Place
+from services.history.domain.listing import ExecutionFilter, Order, Place, Range
+from services.history.store import statement
 from services.history.store.artifacts import ARTIFACT
-from services.history.store.statement import Conditions, Index, Reading
+from services.history.store.statement import Conditions, Index, Listed, Reading, Way
 from shared.database import Connection
-from shared.events import RunState
+from shared.events import RunState, Trigger
 from shared.listing import folded
 
 _EXECUTION: Final[LiteralString] = """
@@ -25,6 +26,7 @@ _EXECUTION: Final[LiteralString] = """
      FROM progress WHERE progress.run_id = executions.run_id AND executions.finished_at IS NULL) AS progress
 """
 _SELECT: Final[LiteralString] = "SELECT " + _EXECUTION + " FROM executions"
+_LISTED: Final = Listed("executions", ("requested_at", "run_id"), _EXECUTION)
 
 
 def _ordered(value: LiteralString, *, nullable: bool = False) -> Index:
@@ -46,6 +48,8 @@ _INDEXES: Final[Mapping[str, Index]] = {
 }
 """As in the migrations."""
 
+_UNSUCCESSFUL: Final = frozenset({RunState.FAILED, RunState.CANCELLED})
+"""The states that have an index of their own."""
 _ENDED: Final = frozenset(state for state in RunState if state.terminal)
 _TOLD_IN: Final[Mapping[str, frozenset[RunState]]] = {
     "finished_at": _ENDED,
@@ -62,6 +66,9 @@ def _index(column: str, states: Sequence[RunState]) -> Index:
         return index
     return replace(index, nullable=not told_in.issuperset(states), valued=not told_in.isdisjoint(states))
 
+
+_NEAR: Final = 0.05
+"""The runs of such a part of all jobs are among the next ones of all, unless they are of another time."""
 
 _EARLIER: Final = timedelta(days=1)
 """Clocks of two services differ by less."""
@@ -86,20 +93,26 @@ class ExecutionStore(Reading):
         """At most `limit` executions of `tenant` behind `after`, each with its place."""
         index = _index(order.column, only.states)
         async with self.reading(tenant) as connection:
-            conditions = await _conditions(connection, tenant, only)
-            if conditions is None:
+            wanted = await _wanted(connection, tenant, only)
+            if wanted is None:
                 return []
+            if order.column == "title":
+                wanted.narrow_titles()
             rows = await self.page(
-                connection, _SELECT, conditions, index, descending=order.descending, limit=limit, after=after,
-                sorted_anew=only.job_id is not None and order.column != "requested_at",
+                connection, _LISTED, wanted.conditions, index, descending=order.descending, limit=limit, after=after,
+                way=_way(order, only, wanted), jobs=wanted.jobs,
             )  # fmt: skip
         return [(row, Place(row[index.columns[0]], row["requested_at"], row["run_id"])) for row in rows]
 
     async def count_executions(self, tenant: str, only: ExecutionFilter) -> tuple[int, bool]:
         """How many executions of `tenant` there are, and whether that is an estimate."""
         async with self.reading(tenant) as connection:
-            conditions = await _conditions(connection, tenant, only)
-            return (0, False) if conditions is None else await self.total(connection, "executions", conditions)
+            wanted = await _wanted(connection, tenant, only)
+            if wanted is None:
+                return 0, False
+            if wanted.jobs:
+                wanted.conditions.add_any("job_id", wanted.jobs)
+            return await self.total(connection, "executions", wanted.conditions)
 
     async def execution(self, tenant: str, run_id: UUID) -> ExecutionRows | None:
         """One execution of `tenant` with all that belongs to it, files in the order of the parts."""
@@ -164,8 +177,72 @@ class ExecutionStore(Reading):
             )  # fmt: skip
 
 
-async def _conditions(connection: Connection, tenant: str, only: ExecutionFilter) -> Conditions | None:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a filter asks of executions, and of which jobs they can be when it asks for a text or labels."""
+
+    conditions: Conditions
+    jobs: Sequence[UUID] = ()
+    """None when they are too many to be looked up one by one; `conditions` are enough then."""
+    titles: Sequence[str] = ()
+    share: float = 0
+    """Which part of all jobs they are, if nothing else is asked of a run than to be one of theirs."""
+
+    def narrow_titles(self) -> None:
+        """Say which titles they have: one job's are all at one place of that order, and far from the next one's."""
+        if 0 < len(self.titles) <= statement.LOOKED_UP:
+            self.conditions.add_any("title_folded", self.titles)
+
+
+async def _wanted(connection: Connection, tenant: str, only: ExecutionFilter) -> _Wanted | None:
     """What `only` asks of executions; None when no job is like that."""
+    conditions = _conditions(tenant, only)
+    if only.text is None and not only.labels:
+        return _Wanted(conditions)
+    versions = await _versions(connection, tenant, only)
+    if not versions:
+        return None
+    wanted = [row for row in versions if row["wanted"]]
+    jobs, share = sorted({row["job_id"] for row in wanted}), 0.0
+    if len(wanted) < len(versions) or len(jobs) > statement.LOOKED_UP:
+        # As a value it is a filter, not a join: PostgreSQL would begin with the versions, and sort what it finds.
+        conditions.add(
+            "((job_id, job_version) IN (SELECT * FROM unnest({}::uuid[], {}::integer[]))) IS TRUE",
+            [row["job_id"] for row in wanted], [row["version"] for row in wanted],
+        )  # fmt: skip
+    elif replace(only, text=None, labels={}, states=tuple(only.states)) == ExecutionFilter():
+        share = len(jobs) / versions[0]["all_jobs"]
+    if len(jobs) > statement.LOOKED_UP:
+        jobs = []
+    return _Wanted(conditions, jobs, sorted({row["title_folded"] for row in wanted}), share)
+
+
+def _way(order: Order, only: ExecutionFilter, wanted: _Wanted) -> Way:
+    """How the rows of a page are found."""
+    if order.column != "requested_at":
+        if only.job_id is not None or len(wanted.jobs) == 1:
+            return Way.ANEW
+    elif 1 < len(wanted.jobs) <= statement.MERGED and not (
+        only.states or only.trigger or _within(only.started, only.finished)
+    ):
+        return Way.MERGED
+    if order.column != "title" and wanted.jobs and wanted.share >= _NEAR:
+        return Way.NEXT
+    others = only.source or only.type or wanted.jobs
+    if order.column == "requested_at" and not others and sum(map(bool, (only.job_id, only.trigger, *only.states))) == 1:
+        # An index has these in this order, and planning both halves of a statement would be in vain.
+        return Way.WHOLE
+    rare = bool(only.states) and _UNSUCCESSFUL.issuperset(only.states)
+    rare |= only.trigger is not None and only.trigger is not Trigger.SCHEDULE
+    of_title = order.column == "title" and (only.source or only.type)
+    return Way.KEYS if only.job_id or wanted.jobs or rare or of_title else Way.WHOLE
+
+
+def _within(*ranges: Range) -> bool:
+    return any(range_ != Range() for range_ in ranges)
+
+
+def _conditions(tenant: str, only: ExecutionFilter) -> Conditions:
     conditions = Conditions(tenant)
     conditions.add("title IS NOT NULL")
     conditions.add_equal("job_id", only.job_id)
@@ -182,24 +259,11 @@ async def _conditions(connection: Connection, tenant: str, only: ExecutionFilter
     if only.touching.begin is not None:
         # Data is exported when it is there, so what was requested before it needs no looking at.
         conditions.add("interval_to > {} AND requested_at >= {}", only.touching.begin, only.touching.begin - _EARLIER)
-    if only.text is None and not only.labels:
-        return conditions
-    versions = await _versions(connection, tenant, only)
-    if not versions:
-        return None
-    if only.text is not None:
-        conditions.add_any("title_folded", sorted({row["title_folded"] for row in versions}))
-    if only.labels:
-        conditions.add_any("job_id", sorted({row["job_id"] for row in versions}))
-        conditions.add(
-            "(job_id, job_version) IN (SELECT * FROM unnest({}::uuid[], {}::integer[]))",
-            [row["job_id"] for row in versions], [row["version"] for row in versions],
-        )  # fmt: skip
     return conditions
 
 
 async def _versions(connection: Connection, tenant: str, only: ExecutionFilter) -> list[asyncpg.Record]:
-    """The jobs as they were when they were as `only` says; far fewer than executions."""
+    """All versions of the jobs that were once as `only` says, and which were; far fewer than executions."""
     conditions = Conditions(tenant)
     conditions.add_equal("job_id", only.job_id)
     if only.text is not None:
@@ -207,5 +271,9 @@ async def _versions(connection: Connection, tenant: str, only: ExecutionFilter) 
     if only.labels:
         conditions.add("labels @> {}", dict(only.labels))
     return await connection.fetch(
-        f"SELECT job_id, version, title_folded FROM job_versions WHERE {conditions.text}", *conditions.arguments
+        f"""SELECT job_id, version, title_folded, {conditions.text} AS wanted,
+                   (SELECT count(DISTINCT job_id) FROM job_versions WHERE tenant = $1) AS all_jobs
+            FROM job_versions
+            WHERE tenant = $1 AND job_id IN (SELECT job_id FROM job_versions WHERE {conditions.text})""",
+        *conditions.arguments,
     )

@@ -90,7 +90,7 @@ class PartitionStore(Part):
                        WHERE EXISTS (SELECT FROM executions AS run
                                      WHERE (run.tenant, run.job_id, run.slot_key)
                                            = (waiting.tenant, waiting.job_id, waiting.slot_key)
-                                       AND run.requested_at >= waiting.waiting_at)
+                                       AND run.title IS NOT NULL AND run.requested_at >= waiting.waiting_at)
                           OR EXISTS (SELECT FROM slots_not_run AS slot
                                      WHERE (slot.tenant, slot.job_id, slot.slot_key)
                                            = (waiting.tenant, waiting.job_id, waiting.slot_key)

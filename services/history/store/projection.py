@@ -1,35 +1,22 @@
 """How events get into the tables: a batch at a time, in one transaction, whatever came before."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from operator import attrgetter
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 
 from services.history.domain import facts
+from services.history.domain.batch import Batch, Entry
+from services.history.domain.facts import Execution, File
 from services.history.store import upserts
 from services.history.store.partitions import PartitionStore
 from shared import failpoints
 from shared.database import Connection, is_outage
-from shared.events import (
-    EVENT_TYPES,
-    ArtifactDeleted,
-    ArtifactStored,
-    Event,
-    JobEvent,
-    RunEvent,
-    RunProgressed,
-    RunRequested,
-    SlotMissed,
-    SlotSkipped,
-    SlotWaiting,
-)
-from shared.inbox import Received
+from shared.events import JobEvent, RunProgressed, RunRequested, SlotMissed, SlotSkipped, SlotWaiting
 from shared.observability import log
-
-E = TypeVar("E", bound=Event)
 
 SHADOW: Final = "history_shadow"
 """The schema that a rebuild fills beside the live one."""
@@ -37,14 +24,10 @@ SHADOW: Final = "history_shadow"
 _COUNTED: Final = [RunRequested.__name__, *(end.__name__ for end in facts.ENDS)]
 
 
-class Unplaceable(Exception):
-    """The event does not say when its run was requested, and the run is not known; replay it when the run is."""
-
-
 class ProjectionStore(PartitionStore):
     """Applies batches of events; the same events in any order, any number of times, make the same rows."""
 
-    async def project(self, batch: Sequence[Received]) -> None:
+    async def project(self, batch: Batch) -> None:
         """Apply a batch in one transaction; raises Unplaceable."""
         try:
             await self._project_once(batch)
@@ -56,27 +39,28 @@ class ProjectionStore(PartitionStore):
                 raise
             await self._project_once(batch)
 
-    async def _project_once(self, batch: Sequence[Received]) -> None:
+    async def _project_once(self, batch: Batch) -> None:
         async with self._database.transaction() as connection:
             # A rebuild swaps the tables while nobody writes into them.
             await connection.execute("SELECT pg_advisory_xact_lock_shared(hashtext('cdds.history.projection'))")
-            placed = await self._placed(connection, batch)
-            await self._project(connection, placed, shadow=False)
+            await self._place(connection, batch)
+            await self._project(connection, batch, shadow=False)
             if await self._shadow_ready(connection):
-                await self._project_beside(connection, placed)
+                await self._project_beside(connection, batch)
             failpoints.reached("history.projected")
 
-    async def project_into_shadow(self, batch: Sequence[Received]) -> bool:
+    async def project_into_shadow(self, batch: Batch) -> bool:
         """Apply a batch to the tables of a rebuild only; False when there are none any more. Raises Unplaceable."""
         async with self._database.transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock_shared(hashtext('cdds.history.projection'))")
             if not await self._shadow_ready(connection):
                 return False
             await self._enter_shadow(connection)
-            await self._project(connection, await self._placed(connection, batch), shadow=True)
+            await self._place(connection, batch)
+            await self._project(connection, batch, shadow=True)
             return True
 
-    async def _project_beside(self, connection: Connection, batch: Sequence[Received]) -> None:
+    async def _project_beside(self, connection: Connection, batch: Batch) -> None:
         """Apply a batch to the tables of a rebuild, too; a fault in them ends the rebuild and not the batch."""
         try:
             async with connection.transaction():
@@ -102,53 +86,44 @@ class ProjectionStore(PartitionStore):
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('cdds.history.shadow'))")
         await connection.execute(f"SET LOCAL search_path = {SHADOW}")
 
-    async def _project(self, connection: Connection, batch: Sequence[Received], *, shadow: bool) -> None:
-        events = [event for event, _ in batch]
-        said = _Said(event for event in events if _kept_by(event) >= self._oldest)
-        await self._apply_versions(connection, _Said(events).only(JobEvent), said.only(RunRequested))
-        await self._apply_executions(connection, said)
+    async def _project(self, connection: Connection, batch: Batch, *, shadow: bool) -> None:
+        oldest = self._oldest
+        runs = [run for run in batch.executions.values() if run.requested_at >= oldest]
+        await self._apply_versions(
+            connection, batch.jobs.values(), [run for run in runs if run.job_version is not None]
+        )
+        await self._apply_executions(connection, runs)
         if not shadow:  # whose progress is live's
-            await self._apply_ticks(connection, facts.newest_ticks(said.only(RunProgressed)))
-        await self._apply_files(connection, said)
-        await self._apply_slots(connection, said)
+            ticks = [tick for tick in batch.newest_ticks() if (tick.requested_at or oldest) >= oldest]
+            await self._apply_ticks(connection, ticks)
+        await self._apply_files(connection, [file for file in batch.files.values() if file.requested_at >= oldest])
+        await self._apply_slots(connection, batch, oldest)
         # Last, because from here on the replicas wait for each other.
-        new = await self._extend_timeline(connection, [r for r in batch if r.event.occurred_at >= self._oldest], shadow)
-        runs = [event for event in (*said.only(RunRequested), *said.only(RunEvent)) if event.event_id in new]
-        await self._count(connection, runs)
+        new = await self._extend_timeline(connection, [entry for entry in batch.timeline if entry[0] >= oldest], shadow)
+        bounds = [batch.bounds[event_id] for event_id in new]
+        await self._count(connection, {run_id: at for at, run_id in bounds if at >= oldest})
 
     # --- steps of a batch --------------------------------------------------------------------------------------
 
-    async def _placed(self, connection: Connection, batch: Sequence[Received]) -> Sequence[Received]:
-        """The events, each of which says now when its run was requested; older exporters did not tell."""
-        lost = [event for event, _ in batch if type(event) in _PLACED and _value(event, "requested_at") is None]
-        if not lost:
-            return batch
-        known = {event.run_id: event.occurred_at for event, _ in batch if isinstance(event, RunRequested)}
-        rows = await connection.fetch(
-            "SELECT run_id, requested_at FROM executions WHERE run_id = ANY($1)",
-            [_value(event, "run_id") for event in lost],
-        )
-        known |= {row["run_id"]: row["requested_at"] for row in rows}
+    async def _place(self, connection: Connection, batch: Batch) -> None:
+        """Let each event say when its run was requested; older exporters did not tell."""
+        if batch.unplaced:
+            rows = await connection.fetch(
+                "SELECT run_id, requested_at FROM executions WHERE run_id = ANY($1)",
+                [event.run_id for event, _ in batch.unplaced],
+            )
+            known = {row["run_id"]: row["requested_at"] for row in rows}
+            batch.place(known | {row.run_id: row.requested_at for row in batch.executions.values()})
 
-        def placed(event: Event) -> Event:
-            if type(event) not in _PLACED or _value(event, "requested_at") is not None:
-                return event
-            if (run_id := _value(event, "run_id")) not in known:
-                raise Unplaceable(f"run {run_id}")
-            return event.model_copy(update={"requested_at": known[run_id]})
-
-        return [Received(placed(event), body) for event, body in batch]
-
-    async def _apply_executions(self, connection: Connection, said: "_Said") -> None:
-        rows = facts.executions([*said.only(RunRequested), *said.only(RunEvent)])
+    async def _apply_executions(self, connection: Connection, rows: Sequence[Execution]) -> None:
         if rows:
             await connection.execute(upserts.EXECUTIONS, *upserts.execution_columns(rows))
         if ended := [row.run_id for row in rows if row.finished_at is not None]:
             await connection.execute("DELETE FROM progress WHERE run_id = ANY($1)", ended)
 
-    async def _apply_files(self, connection: Connection, said: "_Said") -> None:
-        if events := [*said.only(ArtifactStored), *said.only(ArtifactDeleted)]:
-            await connection.execute(upserts.FILES, *upserts.file_columns(facts.files(events)))
+    async def _apply_files(self, connection: Connection, rows: Sequence[File]) -> None:
+        if rows:
+            await connection.execute(upserts.FILES, *upserts.file_columns(rows))
 
     async def _apply_ticks(self, connection: Connection, ticks: Sequence[RunProgressed]) -> None:
         """The greatest of each run that has not ended."""
@@ -183,18 +158,18 @@ class ProjectionStore(PartitionStore):
         )  # fmt: skip
 
     async def _apply_versions(
-        self, connection: Connection, jobs: Iterable[JobEvent], requests: Iterable[RunRequested]
+        self, connection: Connection, jobs: Iterable[JobEvent], requested: Iterable[Execution]
     ) -> None:
         """Jobs as they were, however long ago; a request names a version that may not have been heard of."""
         told = {(e.job_id, e.job.version): e for e in jobs}
-        named = {(e.job_id, e.job_version): e for e in sorted(requests, key=_latest_first)}
+        named = {(r.job_id, r.job_version): r for r in sorted(requested, key=_requested_at, reverse=True)}
         rows = [
             (e.job_id, e.job.version, e.tenant, e.job.settings.title, e.job.settings.title.casefold(),
              dict(e.job.settings.labels), e.job.settings.model_dump_json(), e.occurred_at)
             for e in told.values()
         ] + [
-            (e.job_id, e.job_version, e.tenant, e.title, e.title.casefold(), {}, None, e.occurred_at)
-            for key, e in named.items() if key not in told
+            (r.job_id, r.job_version, r.tenant, r.title, r.title_folded, {}, None, r.requested_at)
+            for key, r in named.items() if key not in told
         ]  # fmt: skip
         if not rows:
             return
@@ -214,35 +189,35 @@ class ProjectionStore(PartitionStore):
             *zip(*rows, strict=True),
         )
 
-    async def _apply_slots(self, connection: Connection, said: "_Said") -> None:
-        decided = sorted([*said.only(SlotSkipped), *said.only(SlotMissed)], key=_slot_key)
-        await connection.executemany(
-            """INSERT INTO slots_not_run (decided_at, job_id, slot_key, tenant, job_version, slot_at, trigger, outcome,
-                                          reason, count)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING""",
-            [
-                (e.occurred_at, e.job_id, e.slot.key, e.tenant, e.job_version, e.slot.at, e.slot.trigger,
-                 "missed" if isinstance(e, SlotMissed) else "skipped", e.reason,
-                 e.count if isinstance(e, SlotMissed) else 1)
-                for e in decided
-            ],
-        )  # fmt: skip
-        await connection.executemany(
-            """INSERT INTO slots_waiting (job_id, slot_key, tenant, job_version, slot_at, trigger, waiting_at)
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING""",
-            [
-                (e.job_id, e.slot.key, e.tenant, e.job_version, e.slot.at, e.slot.trigger, e.occurred_at)
-                for e in sorted(said.only(SlotWaiting), key=_slot_key)
-            ],
-        )
+    async def _apply_slots(self, connection: Connection, batch: Batch, oldest: datetime) -> None:
+        if not_run := [e for e in batch.not_run if e.occurred_at >= oldest]:
+            await connection.executemany(
+                """INSERT INTO slots_not_run (decided_at, job_id, slot_key, tenant, job_version, slot_at, trigger,
+                                              outcome, reason, count)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING""",
+                [
+                    (e.occurred_at, e.job_id, e.slot.key, e.tenant, e.job_version, e.slot.at, e.slot.trigger,
+                     "missed" if isinstance(e, SlotMissed) else "skipped", e.reason,
+                     e.count if isinstance(e, SlotMissed) else 1)
+                    for e in sorted(not_run, key=_slot_key)
+                ],
+            )  # fmt: skip
+        if waiting := [e for e in batch.waiting if e.occurred_at >= oldest]:
+            await connection.executemany(
+                """INSERT INTO slots_waiting (job_id, slot_key, tenant, job_version, slot_at, trigger, waiting_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING""",
+                [
+                    (e.job_id, e.slot.key, e.tenant, e.job_version, e.slot.at, e.slot.trigger, e.occurred_at)
+                    for e in sorted(waiting, key=_slot_key)
+                ],
+            )
 
-    async def _extend_timeline(self, connection: Connection, batch: Sequence[Received], shadow: bool) -> set[UUID]:
+    async def _extend_timeline(self, connection: Connection, entries: Sequence[Entry], shadow: bool) -> set[UUID]:
         """Write the events down; of those that are about beginning and end of runs, the ids that were not known.
 
         Positions become visible in their order. In a rebuild they are those that live gave, or none yet.
         """
-        by_id = {event.event_id: (event, body) for event, body in batch if type(event) is not RunProgressed}
-        if not by_id:
+        if not entries:
             return set()
         if shadow:
             position, live = "live.position", "LEFT JOIN history.events AS live USING (occurred_at, event_id)"
@@ -259,24 +234,16 @@ class ProjectionStore(PartitionStore):
                        AS said (occurred_at, event_id, tenant, type, job_id, run_id, actor, body) {live}
                   ON CONFLICT DO NOTHING RETURNING event_id, type)
                 SELECT event_id FROM new WHERE type = ANY($9)""",
-            *zip(
-                *(
-                    (e.occurred_at, e.event_id, e.tenant, type(e).__name__, _value(e, "job_id"), _value(e, "run_id"),
-                     _value(e, "actor"), body.decode())
-                    for e, body in by_id.values()
-                ),
-                strict=True,
-            ),
+            *zip(*entries, strict=True),
             _COUNTED,
         )  # fmt: skip
         return {row["event_id"] for row in rows}
 
-    async def _count(self, connection: Connection, new: Sequence[RunRequested | RunEvent]) -> None:
+    async def _count(self, connection: Connection, runs: Mapping[UUID, datetime]) -> None:
         """Count the runs whose request and end are both known now: the later one of the two events finds that so.
 
         The rows of the runs are locked by this transaction, so no other one can find the same.
         """
-        runs = {event.run_id: _kept_by(event) for event in new}
         if not runs:
             return
         await connection.execute(
@@ -315,41 +282,9 @@ _STATISTICS: Final = """
            coalesce(max(extract(epoch FROM finished_at - started_at)) FILTER (WHERE state = 'succeeded'), 0)
     FROM executions"""
 
-# Asking pydantic's classes whether an event is one of them took a tenth of the projection: it is asked once per type.
-_HAVING: Final = {
-    name: frozenset(event for event in EVENT_TYPES.values() if name in event.model_fields)
-    for name in ("job_id", "run_id", "actor", "requested_at")
-}
-_PLACED: Final = _HAVING["requested_at"]
-"""The events whose rows are kept by when their run was requested."""
 
-
-def _value(event: Event, name: str) -> Any:
-    """A field that not all events have."""
-    return getattr(event, name) if type(event) in _HAVING[name] else None
-
-
-def _kept_by(event: Event) -> datetime:
-    """The time that says in which month, or whether still, something is kept."""
-    return _value(event, "requested_at") or event.occurred_at
+_requested_at = attrgetter("requested_at")
 
 
 def _slot_key(event: SlotSkipped | SlotMissed | SlotWaiting) -> tuple[datetime, UUID, str]:
     return event.occurred_at, event.job_id, event.slot.key
-
-
-def _latest_first(event: Event) -> float:
-    return -event.occurred_at.timestamp()
-
-
-class _Said:
-    """The events of a batch by their types."""
-
-    def __init__(self, events: Iterable[Event]) -> None:
-        self._by_type: defaultdict[type[Event], list[Any]] = defaultdict(list)
-        for event in events:
-            self._by_type[type(event)].append(event)
-
-    def only(self, kind: type[E]) -> list[E]:
-        """Those of one kind."""
-        return [event for found, events in self._by_type.items() if issubclass(found, kind) for event in events]

@@ -8,7 +8,9 @@ part of the list of their own, which a comparison with a value would not find.
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from enum import Enum, auto
+from typing import Any, Final, LiteralString
+from uuid import UUID
 
 import asyncpg
 
@@ -18,6 +20,18 @@ from shared.database import Connection
 
 COUNTED = 10_000
 """More rows than these are not counted but estimated."""
+LOOKED_AT = 2000
+"""The next rows, at most, among which those of some jobs are looked for."""
+LOOKED_UP = 1000
+"""More jobs than these are not looked up one by one."""
+MERGED = 50
+"""More jobs than these are not merged."""
+SURELY_MORE = 5 * COUNTED
+"""Where PostgreSQL expects more than these, it need not begin to count."""
+COUNTING_COST: Final = 20_000.0
+"""What counting may cost by PostgreSQL's own measure: reading 5,000 pages here and there, or a million entries of an
+index.
+"""
 
 
 class Conditions:
@@ -58,6 +72,11 @@ class Conditions:
         copied._texts, copied._arguments = list(self._texts), list(self._arguments)
         return copied
 
+    def argument(self, value: object) -> str:
+        """One more argument, as it is written in the statement."""
+        self._arguments.append(value)
+        return f"${len(self._arguments)}"
+
     @property
     def text(self) -> str:
         """What follows WHERE."""
@@ -80,6 +99,40 @@ class Index:
     """Whether there are rows with it. Who knows that none can be spares PostgreSQL to look at all there are."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A table that lists are of: its primary key, and what is shown of a row."""
+
+    table: LiteralString
+    key: tuple[LiteralString, LiteralString]
+    shown: LiteralString
+
+
+class Way(Enum):
+    """How the rows of a page are found."""
+
+    WHOLE = auto()
+    """As PostgreSQL sees fit."""
+    KEYS = auto()
+    """As PostgreSQL sees fit, by their keys first.
+
+    For those an index is enough that has what is filtered and sorted on, and the table is read for what is shown.
+    """
+    ANEW = auto()
+    """By keys, too, but found by what they have to be, and all that are so are sorted.
+
+    PostgreSQL takes conditions that go together for independent ones, and would follow the order's index through all
+    rows to find the few.
+    """
+    NEXT = auto()
+    """Among the next rows of all jobs, and if a page of these jobs is not there, `ANEW`.
+
+    That half of all jobs had an old label says nothing of how many of the newest runs are theirs.
+    """
+    MERGED = auto()
+    """By the keys of a page of each of some jobs, and the page of those."""
+
+
 class Reading(Part):
     """Pages of lists, each in one transaction of its tenant."""
 
@@ -88,50 +141,81 @@ class Reading(Part):
         """A transaction that sees only `tenant`'s rows, and plans every statement for its very arguments.
 
         A plan for any arguments would not leave out the months that are not asked for, and would take a rare state for
-        an ordinary one.
+        an ordinary one. Compiling them takes longer than they do.
         """
         async with self._database.tenant(tenant) as connection:
-            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL jit = off")
             yield connection
 
     async def page(
-        self, connection: Connection, select: LiteralString, only: Conditions, index: Index, *, descending: bool,
-        limit: int, after: Place | None, sorted_anew: bool = False,
+        self, connection: Connection, listed: Listed, only: Conditions, index: Index, *, descending: bool, limit: int,
+        after: Place | None, way: Way = Way.WHOLE, jobs: Sequence[UUID] = (),
     ) -> list[asyncpg.Record]:  # fmt: skip
-        """At most `limit` rows behind `after`, in the order of `index`; `select` is the statement before its WHERE.
-
-        With `sorted_anew` the rows are found by what they have to be, and sorted: PostgreSQL takes conditions that go
-        together for independent ones, and would follow `index` through all rows to find the few.
-        """
+        """At most `limit` rows behind `after`, in the order of `index`; of `jobs`, if there are any."""
         rows: list[asyncpg.Record] = []
         for condition, values in _sections(index, after, descending=descending):
             here = only.copy()
             here.add(condition, *values)
-            direction = " DESC" if descending else " ASC"
-            order = ", ".join(column + direction for column in index.columns)
-            found = f"{select} WHERE {here.text}"
-            if sorted_anew:
-                found = f"SELECT * FROM ({found} OFFSET 0) AS found"
             # A row that gets a value between two statements is in both of their parts.
             shown = {row[index.columns[-1]] for row in rows}
-            read = await connection.fetch(f"{found} ORDER BY {order} LIMIT {limit - len(rows)}", *here.arguments)
+            direction: LiteralString = " DESC" if descending else " ASC"
+            order = "ORDER BY " + ", ".join(column + direction for column in index.columns)
+            missing = limit - len(rows)
+            read: list[asyncpg.Record] = []
+            for one_way in (Way.NEXT, Way.ANEW) if way is Way.NEXT else (way,):
+                asked = here.copy()
+                statement = _statement(listed, asked, index, order, missing, one_way, jobs)
+                read = await connection.fetch(statement, *asked.arguments)
+                if len(read) == missing:
+                    break
             rows += [row for row in read if row[index.columns[-1]] not in shown]
             if len(rows) == limit:
                 break
         return rows
 
     async def total(self, connection: Connection, table: LiteralString, only: Conditions) -> tuple[int, bool]:
-        """How many rows there are, and whether that is an estimate, as it is of more than `COUNTED`."""
+        """How many rows there are, and whether that is an estimate: of more than `COUNTED`, or where it takes long."""
+        [explained] = await connection.fetchval(
+            f"EXPLAIN (FORMAT json) SELECT FROM {table} WHERE {only.text}", *only.arguments
+        )
+        expected: int = explained["Plan"]["Plan Rows"]
+        if expected > SURELY_MORE or explained["Plan"]["Total Cost"] > COUNTING_COST:
+            return expected, True
         counted: int = await connection.fetchval(
             f"SELECT count(*) FROM (SELECT FROM {table} WHERE {only.text} LIMIT {COUNTED + 1}) AS counted",
             *only.arguments,
         )
-        if counted <= COUNTED:
-            return counted, False
-        [plan] = await connection.fetchval(
-            f"EXPLAIN (FORMAT json) SELECT FROM {table} WHERE {only.text}", *only.arguments
-        )
-        return max(counted, int(plan["Plan"]["Plan Rows"])), True
+        return (counted, False) if counted <= COUNTED else (max(counted, expected), True)
+
+
+def _statement(
+    listed: Listed, only: Conditions, index: Index, order: str, limit: int, way: Way, jobs: Sequence[UUID]
+) -> str:  # fmt: skip
+    """At most `limit` rows of what is `only` so; may add to the arguments."""
+    last = f"{order} LIMIT {limit}"
+    if jobs and way not in (Way.NEXT, Way.MERGED):
+        only.add_any("job_id", jobs)
+    if way is Way.WHOLE:
+        return f"SELECT {listed.shown} FROM {listed.table} WHERE {only.text} {last}"
+    keys = ", ".join(dict.fromkeys((*index.columns, *listed.key)))
+    found = f"SELECT {keys} FROM {listed.table} WHERE {only.text}"
+    if way is Way.ANEW:
+        found = f"SELECT * FROM ({found} OFFSET 0) AS found"
+    elif way is Way.NEXT:
+        found = f"""SELECT {keys} FROM (
+                      SELECT {keys}, job_id FROM {listed.table} WHERE {only.text} {order} LIMIT {LOOKED_AT}
+                    ) AS next WHERE job_id = ANY({only.argument(jobs)}::uuid[])"""
+    elif way is Way.MERGED:
+        found = f"""SELECT found.* FROM unnest({only.argument(jobs)}::uuid[]) AS one
+                    CROSS JOIN LATERAL ({found} AND job_id = one {last}) AS found"""
+    moment, key = listed.key
+    # Not by the index on `key` alone: it leads all over the table, and what was just read of this one is next to it.
+    same = f"{moment} = found.{moment} AND ({moment}, {key}) >= row AND ({moment}, {key}) <= row".replace(
+        "row", f"(found.{moment}, found.{key})"
+    )
+    return f"""SELECT shown.* FROM ({found} {last}) AS found
+               CROSS JOIN LATERAL (SELECT {listed.shown} FROM {listed.table} WHERE {same} OFFSET 0) AS shown
+               {last}"""
 
 
 def _sections(
