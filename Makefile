@@ -5,6 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= .cdds
+# Three workers keep two cores busy while system tests wait. A test module stays in one worker, for its fixtures.
+WORKERS ?= 3
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Images set it to stay small; here every service that a test starts would compile all its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
 .PHONY: help
@@ -44,11 +49,11 @@ down: install ## Stop the local stack
 
 .PHONY: test
 test: install ## The tests that need nothing but Python
-	$(BIN)/pytest -m "not apache and not faults and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not apache and not faults and not slow"
 
 .PHONY: test-apache
 test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
-	$(BIN)/pytest -m "apache and not slow and not faults"
+	$(BIN)/pytest $(if $(CDDS_TEST_KAFKA),,$(PARALLEL)) -m "apache and not slow and not faults"
 
 SEEDS ?= 1000
 
@@ -69,7 +74,9 @@ lint: install ## Format, lint, types and import contracts, changing nothing
 	$(BIN)/lint-imports
 
 .PHONY: check
-check: lint test test-apache ## Everything a commit must pass
+check: install ## Everything a commit must pass: lint beside test, then test-apache
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line lint test
+	@$(MAKE) --no-print-directory test-apache
 
 .PHONY: test-slow
 test-slow: install ## Every crash point, every fault of source and store, broker losses and short outages
@@ -78,6 +85,10 @@ test-slow: install ## Every crash point, every fault of source and store, broker
 .PHONY: faults
 faults: install ## The real five-minute outages and what takes as long
 	$(BIN)/pytest -m "faults"
+
+.PHONY: screenshots
+screenshots: install ## Every page of the console, light and dark, on a laptop and on a phone; needs Chromium
+	$(BIN)/python -m tests.console.browser.screenshots
 
 .PHONY: bench-export
 bench-export: install $(VENV)/.rivals ## Export 2 million rows beside raw COPY, a shell pipeline, dlt and sling; memory up to 5 million
@@ -94,6 +105,10 @@ bench-api: install ## POST and GET /jobs at a steady 500 requests a second, besi
 .PHONY: bench-scheduler
 bench-scheduler: install ## 10,000 and 100,000 jobs due at one boundary among a million, beside APScheduler
 	$(BIN)/python -m bench.scheduler
+
+.PHONY: bench-console
+bench-console: install ## First pages of 100,000 jobs and 10 million executions, and what 200 open pages with live updates cost
+	$(BIN)/python -m bench.console
 
 .PHONY: bench-history
 bench-history: install ## Catching up, lag, lists among 10 million executions, and 500 readers of the stream

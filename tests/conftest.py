@@ -1,6 +1,7 @@
 """One PostgreSQL for the whole run, a fresh database per test, and a broker of each kind on demand."""
 
 import itertools
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,17 @@ from tests.brokers import apache_kafka
 
 PUBLISHES = {"job_api": True, "scheduler": True, "exporter": True, "history": False}
 
+# For every Java that a test starts: Kafka is up with two thirds of the work, and stops before more would pay off.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 DatabaseOf = Callable[[str], Awaitable[Database]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Parallel workers begin with the modules that take longest, so that they end together."""
+    if config.getoption("dist", "no") != "no":
+        longest = ("system", "simulation")
+        items.sort(key=lambda item: not any(part in longest for part in item.path.parts))
 
 
 @pytest.fixture(scope="session")

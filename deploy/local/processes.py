@@ -23,6 +23,10 @@ Output = Sink | Path | None
 # What a child's own children get to end after it, before they are killed.
 _ORPHAN_GRACE = timedelta(seconds=5)
 
+# Sockets on given ports: those of a few stacks, far from the limit of open files.
+_KEPT_PORTS = 64
+_kept: deque[int] = deque()
+
 
 class StartFailed(Exception):
     """The process ended, or stayed silent, before it was ready; its last lines are in the message."""
@@ -328,15 +332,26 @@ def read_pid(path: Path) -> int | None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago.
+    """A TCP port of 127.0.0.1 that is free, and on Linux is given to no other caller, in no process, for a while.
 
     Not one the system would choose: from those it takes ports for outgoing connections, at any time.
     """
     while True:
         port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        probe = socket.socket()
+        try:
             probe.bind(("127.0.0.1", port))
-            return port
+        except OSError:
+            probe.close()
+            continue
+        if sys.platform == "linux":
+            # Kept bound, it refuses the next caller's probe, but not servers: those set this option, too.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _kept.append(probe.detach())
+            if len(_kept) > _KEPT_PORTS:
+                os.close(_kept.popleft())
+        probe.close()
+        return port
 
 
 def _kill_group(leader: int) -> None:

@@ -3,8 +3,8 @@
 <data>/postgres      PostgreSQL, unless a DSN was given
 <data>/kafka-…       the broker's records, unless an address was given
 <data>/objects       artifacts
-<data>/secrets       the key pair that signs tokens, and the keys that sign manifests and mask fields
-<data>/stack.json    addresses and process ids while it runs
+<data>/secrets       the keys that sign tokens and manifests, mask fields, and seal sessions
+<data>/stack.json    addresses, process ids and settings while it runs; readable by its owner only
 <data>/unclean       there from start to clean stop: found at a start, it means that the last run was killed
 """
 
@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, Self, TextIO
 import asyncpg
 import httpx
 import orjson
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -102,6 +103,9 @@ class Secrets:
         self.masking_key = folder / "masking-key"
         if not self.masking_key.exists():
             _write_private(self.masking_key, token_hex(32).encode())
+        self.session_key = folder / "session-key"
+        if not self.session_key.exists():
+            _write_private(self.session_key, Fernet.generate_key())
         for path in (self.token_key, self.signing_key):
             if not path.exists():
                 _write_private(path, _pem(Ed25519PrivateKey.generate()))
@@ -112,6 +116,10 @@ class Secrets:
         """An access token for the stack's HTTP API."""
         key = self._private(self.token_key)
         return auth.issue(key, ISSUER, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
+
+    def settings(self, service: str) -> dict[str, str]:
+        """The settings of a service that are secrets themselves."""
+        return {"CDDS_EXPORTER_MASKING_KEY": self.masking_key.read_text()} if service == "exporter" else {}
 
     @staticmethod
     def _private(path: Path) -> Ed25519PrivateKey:
@@ -180,6 +188,7 @@ class Stack:
             "postgres": self.dsn(),
             "sources": self.dsn(SOURCES_DATABASE),
             "services": {name: {"url": self.url_of(name), "pid": child.pid} for name, child in self.services.items()},
+            "settings": {name: {**self._settings(name), **self.options.environment} for name in SERVICES},
         }
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -236,7 +245,9 @@ class Stack:
             await self._start_service(name, {})
         await asyncio.gather(*(self._ready(name) for name in SERVICES))
         unfinished = self.data / "stack.json.new"
-        unfinished.write_bytes(orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
+        # Its DSNs may hold passwords.
+        unfinished.unlink(missing_ok=True)
+        _write_private(unfinished, orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
         unfinished.rename(self.data / "stack.json")
 
     async def _supervise(self, name: str, server: Restartable) -> None:
@@ -252,26 +263,32 @@ class Stack:
             service,
             [sys.executable, "-m", f"services.{service}"],
             output=self._output,
-            env={**os.environ, **self._environment(service), **self.options.environment, **environment},
+            env={
+                **os.environ,
+                **self._settings(service),
+                **self.secrets.settings(service),
+                **self.options.environment,
+                **environment,
+            },
         )
 
     async def _stop_services(self) -> None:
         await asyncio.gather(*(self.stop(name) for name in self.services))
 
-    def _environment(self, service: str) -> dict[str, str]:
+    def _settings(self, service: str) -> dict[str, str]:
+        """What a service reads from its environment, the secrets apart."""
         common: dict[str, str] = {
             "http_port": str(self.ports[service]),
             "log_format": "console",
             "stop_with_parent": "true",
         }
+        believes = {"auth_issuer": ISSUER, "auth_public_key": str(self.secrets.token_public_key)}
         stateful = {
+            **believes,
             "postgres": self.dsn(),
             "kafka": self.kafka,
             "kafka_partitions": str(PARTITIONS),
             "kafka_fetch_pause": "PT0.1S" if isinstance(self.broker, EmbeddedKafka) else "PT0S",
-            "kafka_member": f"{service}-1",
-            "auth_issuer": ISSUER,
-            "auth_public_key": str(self.secrets.token_public_key),
         }
         if isinstance(self.broker, EmbeddedKafka):
             # It never forgets a member that died, and waits for it as long as it runs; one that returns it knows.
@@ -285,11 +302,14 @@ class Stack:
                 **sources,
                 "objects": str(self.data / "objects"),
                 "signing_key": str(self.secrets.signing_key),
-                "masking_key": self.secrets.masking_key.read_text(),
                 "grace": "PT5S",  # a child is killed 10 s after it was told to stop
             },
             "history": stateful,
-            "console": {name: self.url_of(name) for name in ("job_api", "exporter", "history")},
+            "console": {
+                **believes,
+                **{name: self.url_of(name) for name in ("job_api", "exporter", "history")},
+                "session_keys": self.secrets.session_key.read_text(),
+            },
         }
         prefixed = {
             f"CDDS_{service.upper()}_{name.upper()}": value for name, value in {**common, **own[service]}.items()

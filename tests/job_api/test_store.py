@@ -199,8 +199,8 @@ async def test_a_key_is_forgotten_after_seven_days(database: Database, store: St
     first = await run_now(store, job, ("k", b"this"))
     assert await store.forget_old_keys() == 0
     assert await run_now(store, job, ("k", b"this")) == first
-    async with database.session() as connection:
-        await connection.execute("SET ROLE NONE")  # Whoever serves requests can't change keys.
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL ROLE NONE")  # Whoever serves requests can't change keys.
         await connection.execute("UPDATE idempotency_keys SET taken_at = now() - interval '7 days 1 second'")
     assert await store.forget_old_keys() == 1
     assert await run_now(store, job, ("k", b"that")) != first

@@ -304,6 +304,22 @@ def test_a_pid_file_that_says_nothing_is_like_none(tmp_path: Path, content: str 
     assert read_pid(tmp_path / "pid") == pid
 
 
-def test_a_free_port_can_be_bound():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", free_port()))
+def test_a_free_port_is_for_a_server():
+    with socket.create_server(("127.0.0.1", free_port())):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port is free, and no more is promised")
+def test_a_free_port_is_given_to_one_caller_only():
+    with socket.socket() as probe_of_another, pytest.raises(OSError, match="in use"):
+        probe_of_another.bind(("127.0.0.1", free_port()))
+
+
+def test_ports_that_were_given_are_not_open_files_for_ever():
+    def opened() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    before = opened()
+    for _ in range(300):
+        free_port()
+    assert opened() - before <= 64

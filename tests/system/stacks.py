@@ -28,13 +28,20 @@ def impatient(patience: timedelta) -> Mapping[str, str]:
 
 @asynccontextmanager
 async def running(
-    broker: str, *, environment: Mapping[str, str] = MappingProxyType({}), sources: Path | None = None
+    broker: str,
+    *,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    sources: Path | None = None,
+    console_port: int | None = None,
 ) -> AsyncGenerator[Stack]:
     """A stack in a new folder; what its processes write appears with the test that fails."""
     # Not under pytest's own folder, which is closed to the account PostgreSQL runs as when root starts it.
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
         async with _kafka(broker) as kafka:
-            options = Options(data=Path(folder) / "data", kafka=kafka, sources=sources, environment=environment)
+            options = Options(
+                data=Path(folder) / "data", kafka=kafka, sources=sources, environment=environment,
+                console_port=console_port,
+            )  # fmt: skip
             async with Stack(options, output=show) as stack:
                 yield stack
 
