@@ -78,7 +78,7 @@ async def _main(stored: int, rate: int, seconds: int, rounds: int) -> None:
             ours: list[Load] = []
             bare: list[Load] = []
             async with _service(postgres.dsn("cdds"), broker.bootstrap, secrets) as service:
-                await _prepare(service.url, postgres.dsn("cdds"), token, stored)
+                await prepare(service.url, postgres.dsn("cdds"), token, stored)
                 for number in range(rounds):
                     out.print(f"round {number + 1} of {rounds} …")
                     ours.append(await _loaded(service, token, rate, seconds))
@@ -272,7 +272,7 @@ async def _ready(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def _prepare(url: str, dsn: str, token: str, stored: int) -> None:
+async def prepare(url: str, dsn: str, token: str, stored: int) -> None:
     """A certificate, one job over HTTP, and copies of it with other names and times until `stored` are there."""
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=f"{url}/api/v1", headers=headers) as client:

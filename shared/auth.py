@@ -10,7 +10,7 @@ from uuid import uuid4
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.config import ServiceSettings
+from shared.config import AuthSettings
 
 ALGORITHMS: Final = ("EdDSA", "ES256", "RS256", "PS256")
 """Asymmetric only: a verifier that also took HS256 would accept tokens signed with the public key."""
@@ -53,7 +53,7 @@ class Unauthenticated(Exception):
 class Authenticator:
     """Verifies tokens against one public key (the local stack) or a JWKS document (production)."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: AuthSettings) -> None:
         self._issuer = settings.auth_issuer
         self._audience = settings.auth_audience
         self._key = settings.auth_public_key.read_bytes() if settings.auth_public_key else None

@@ -11,7 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class ProcessSettings(BaseSettings):
     """What any process needs; a missing or wrong setting stops the start by name."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    # Whoever writes `NAME=` takes a setting back that a common file sets.
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(ge=1, le=65535)
@@ -21,7 +22,22 @@ class ProcessSettings(BaseSettings):
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
 
 
-class ServiceSettings(ProcessSettings):
+class AuthSettings(ProcessSettings):
+    """Whose tokens are believed."""
+
+    auth_issuer: str
+    auth_audience: str = "cdds"
+    auth_jwks_url: str | None = None
+    auth_public_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _authenticates(self) -> Self:
+        if (self.auth_jwks_url is None) == (self.auth_public_key is None):
+            raise ValueError("set exactly one of AUTH_JWKS_URL and AUTH_PUBLIC_KEY")
+        return self
+
+
+class ServiceSettings(AuthSettings):
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
@@ -38,15 +54,5 @@ class ServiceSettings(ProcessSettings):
     Leave it out with Apache Kafka: it gives a member that returns its old partitions back at once, but does not notice
     then that topics were made meanwhile (KIP-814).
     """
-    auth_issuer: str
-    auth_audience: str = "cdds"
-    auth_jwks_url: str | None = None
-    auth_public_key: Path | None = None
     outage_patience: timedelta = timedelta(minutes=1)
     """How long a lost PostgreSQL or broker is waited for before the process exits to be restarted."""
-
-    @model_validator(mode="after")
-    def _authenticates(self) -> Self:
-        if (self.auth_jwks_url is None) == (self.auth_public_key is None):
-            raise ValueError("set exactly one of AUTH_JWKS_URL and AUTH_PUBLIC_KEY")
-        return self

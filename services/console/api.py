@@ -1,39 +1,14 @@
 """The HTTP edge of console: `/api/v1` forwarded by prefix."""
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 import httpx
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
-from starlette.background import BackgroundTask
-from starlette.types import Send
+from fastapi.responses import Response
 
+from services.console.gateway import end_to_end, passing
 from shared.http import Problem, not_found
-from shared.observability import log
 from shared.runtime import break_off_at_stop
-
-HOP_BY_HOP: Final = frozenset(
-    {
-        *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("proxy-authenticate", "proxy-authorization", "proxy-connection"),
-        *("host", "date"),
-    }
-)
-"""Headers that belong to one connection (RFC 9110, 7.6.1), and the two that our client and server write themselves."""
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class Passing(StreamingResponse):
-    """Passes an answer on; when its service breaks off, so does the connection, and the client sees that."""
-
-    async def stream_response(self, send: Send) -> None:
-        """Send what comes; returning early makes the server close the connection."""
-        try:
-            await super().stream_response(send)
-        except httpx.TransportError as error:
-            log.warning("answer broke off", error=repr(error))
 
 
 def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
@@ -50,7 +25,7 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
         outgoing = httpx.Request(
             request.method,
             httpx.URL(owners[prefix] + request.scope["raw_path"].decode(), query=request.scope["query_string"]),
-            headers=_end_to_end(request.headers.raw),
+            headers=end_to_end(request.headers.raw),
             content=request.stream(),
         )
         try:
@@ -61,15 +36,6 @@ def router(client: httpx.AsyncClient, owners: Mapping[str, str]) -> APIRouter:
             ) from error
         if answer.headers.get("content-type", "").startswith("text/event-stream"):
             break_off_at_stop(request.scope)
-        response = Passing(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
-        response.raw_headers = _end_to_end(answer.headers.raw)
-        return response
+        return passing(answer)
 
     return api
-
-
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers to pass on, each as often as it came; `Connection` may name more that belong to the connection."""
-    found = [(name.lower(), value) for name, value in headers]
-    named = {option.strip().lower() for name, value in found if name == b"connection" for option in value.split(b",")}
-    return [(name, value) for name, value in found if name.decode("latin-1") not in HOP_BY_HOP and name not in named]

@@ -20,9 +20,9 @@ MEBIBYTE = 1024**2
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncGenerator[str]:
+async def served(app: Any, port: int = 0) -> AsyncGenerator[str]:
     """The base URL of `app`, reachable at once: connections wait in the socket until the server takes them."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", port)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", server_header=False))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:

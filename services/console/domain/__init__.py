@@ -1,0 +1,1 @@
+"""What pages show and what forms say, without asking anybody."""
