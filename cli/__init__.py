@@ -1,4 +1,4 @@
-"""The `cdds` command: the local stack today; jobs, runs and artifacts as their issues are built.
+"""The `cdds` command: the local stack, and over the HTTP API jobs, runs, certificates and files (docs/command-line.md).
 
 Exit codes: 0 fine, 1 refused or failed, 2 usage, 3 verification failed, 4 unreachable.
 """

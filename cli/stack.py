@@ -138,9 +138,11 @@ def _start_detached(data: Path) -> None:
 
 def _print_addresses(described: dict[str, Any], data: Path) -> None:
     admin = Secrets(data / "secrets").token(tenant="acme", role="admin", subject="admin@acme")
-    out.print(f"\n[bold]CDDS is up[/]   {described['url']}/api/v1", highlight=False)
+    out.print(f"\n[bold]CDDS is up[/]   {described['url']}   API: {described['url']}/api/v1", highlight=False)
     for name, service in described["services"].items():
         out.print(f"  {name:9} {service['url']}/docs", highlight=False)
     out.print(f"  kafka     {described['kafka']}\n  postgres  {described['postgres']}", highlight=False)
     out.print("\nA token (tenant acme, role admin, 7 days; `cdds token` makes others):")
     typer.echo(admin)
+    out.print("\nThe console, with this token filled in (what follows the # is not sent anywhere):")
+    typer.echo(f"{described['url']}/sign-in#{admin}")

@@ -8,31 +8,21 @@ from uuid import UUID
 import typer
 from rich.markup import escape
 
-from cli.artifacts.client import Client
 from cli.artifacts.failures import one_line
 from cli.artifacts.ledger import sole_user
 from cli.artifacts.receiving import Outcome, Received, Receiver
+from cli.connection import Connection, connected
 from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table, progress, size_text
-from deploy.local.stack import Secrets, running
 
 _SHOWN: Final = frozenset({Outcome.FETCHED, Outcome.PRESENT})
 
 
+@connected
 def fetch(
+    connection: Connection,
     run: Annotated[UUID | None, typer.Option("--run", help="Only this run (an execution's id).")] = None,
     job: Annotated[UUID | None, typer.Option("--job", help="All succeeded runs of this job.")] = None,
     into: Annotated[Path, typer.Option("--into", help="Folder for the files; made if need be.")] = Path("exports"),
-    url: Annotated[
-        str | None, typer.Option("--url", envvar="CDDS_URL", help="Address of the service, as https://cdds.example.")
-    ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option("--token", envvar="CDDS_TOKEN", help="Access token; safer in the environment than here."),
-    ] = None,
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder of the local stack, which is asked when there is no --url.")
-    ] = Path(".cdds"),
-    tenant: Annotated[str, typer.Option("--tenant", help="Whose files, at the local stack.")] = "acme",
     rescan: Annotated[
         bool,
         typer.Option(
@@ -58,7 +48,7 @@ def fetch(
     if manifests_only and run is None and job is None:
         raise typer.BadParameter("--manifests-only needs --run or --job")
     received: list[Received] = []
-    with one_line(), _client(url, token, data, tenant) as client:
+    with one_line(), connection.open("operator") as client:
         into.mkdir(parents=True, exist_ok=True)
         with sole_user(into):
             receiver = Receiver(client, into, progress, manifests_only)
@@ -77,18 +67,6 @@ def _wanted(receiver: Receiver, run: UUID | None, job: UUID | None, rescan: bool
     if job is not None:
         return receiver.job(job)
     return receiver.new(rescan=rescan)
-
-
-def _client(url: str | None, token: str | None, data: Path, tenant: str) -> Client:
-    if url is not None:
-        if token is None:
-            raise typer.BadParameter("give --token, or set CDDS_TOKEN, for the service at --url")
-        return Client(url, token)
-    stack = running(data)
-    if stack is None:
-        raise Failure("give --url (or set CDDS_URL): no local stack is running here", Exit.UNREACHABLE)
-    secrets = Secrets(data / "secrets")
-    return Client(stack["url"], token or secrets.token(tenant=tenant, role="operator", subject=f"fetch@{tenant}"))
 
 
 def _print(received: Sequence[Received], into: Path, output: Output) -> None:

@@ -11,11 +11,12 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from cli.artifacts.answers import Arrived, Execution, Listed, understood
-from cli.artifacts.client import Client, Refused, Remote
+from cli.artifacts.downloads import Remote, download
 from cli.artifacts.ledger import Ledger, Waiting
 from cli.artifacts.manifests import Keys, Part, Schema, Signed, check_manifest, manifest_name
 from cli.artifacts.trust import trusted_keys
 from cli.artifacts.unnamed import write_whole
+from cli.client import Client, Refused
 from cli.console import Advance, Exit, Failure
 from services.exporter.pipeline.manifest import ManifestRejected
 
@@ -171,9 +172,8 @@ class Receiver:
         """Whether the part had to be brought."""
         if _is(self.folder / part.name, part, advance):
             return False
-        self.client.download(
-            Remote(str(artifact), part.name, part.stored_bytes, part.stored_sha256), self.folder, advance
-        )
+        remote = Remote(str(artifact), part.name, part.stored_bytes, part.stored_sha256)
+        download(self.client, remote, self.folder, advance)
         return True
 
     def _schema(self, run: UUID, schema: Schema) -> bool:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from cli.artifacts import client as client_module
+from cli import client as client_module
 from cli.artifacts.ledger import LEDGER_NAME
 from deploy.local.processes import free_port
 from services.exporter.pipeline import manifest

@@ -1,0 +1,219 @@
+"""Kafka: reachable, recent, with the topics as they shall be, consumers that move, and nothing put aside."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from aiokafka.protocol.admin import ApiVersionRequest
+
+from cli import topics
+from cli.broker import administrator
+from cli.dead_letters.records import Selection, find
+from cli.doctor.checking import CONNECT_SECONDS, bounded, counted, explained
+from cli.doctor.configuration import Read
+from cli.doctor.findings import Finding, Status, failed, ok, warning
+from cli.installation import STATEFUL, Installation
+from shared.config import ServiceSettings
+from shared.messaging import topic_settings
+
+CHECK: Final = "kafka"
+MOVES_WITHIN: Final = timedelta(seconds=8)
+"""A consumer that has records to handle commits several times a second."""
+_LOOK_SECONDS: Final = 0.5
+_FETCH: Final = 1
+_INIT_PRODUCER: Final = 22
+"""API keys of Kafka's protocol."""
+
+
+async def check(installation: Installation, settings: Read) -> list[Finding]:
+    """All checks on the broker; when it is away that is the only finding."""
+    bootstrap = installation.bootstrap
+    if bootstrap is None:
+        message = "no address is known here, so topics and consumers were not checked"
+        return [warning(CHECK, "broker", message, "give --kafka HOST:PORT, or set CDDS_JOB_API_KAFKA and the others")]
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS), administrator(bootstrap) as admin:
+            cluster = await admin.describe_cluster()
+    except Exception as error:
+        remedy = (
+            "is the stack's broker running? its log is in logs/ of the stack's folder"
+            if installation.is_local
+            else "see that Kafka runs, that its advertised.listeners can be reached from here, and CDDS_…_KAFKA"
+        )
+        message = f"{bootstrap} does not answer: {explained(error)}"
+        return [failed(CHECK, "broker", message, remedy, reached=False)]
+    nodes = len(cluster["brokers"])
+    expected = next((known for known in settings.services.values() if isinstance(known, ServiceSettings)), None)
+    partitions, replication = (6, 1) if expected is None else (expected.kafka_partitions, expected.kafka_replication)
+    found = await asyncio.gather(
+        bounded(CHECK, "version", _version(bootstrap)),
+        bounded(CHECK, "topics", _topics(bootstrap, partitions, replication, nodes)),
+        bounded(CHECK, "consumers", _consumers(bootstrap)),
+        bounded(CHECK, "dead letters", _dead_letters(bootstrap)),
+    )
+    answered = ok(CHECK, "broker", f"{bootstrap} answers, {counted(nodes, 'broker')}", reached=True)
+    return [answered, *(finding for findings in found for finding in findings)]
+
+
+async def _version(bootstrap: str) -> list[Finding]:
+    """What generation the broker is of; it does not say its version, but Kafka 4.0 dropped old requests (KIP-896)."""
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    try:
+        await client.bootstrap()
+        answer: Any = await client.send(client.get_random_node(), ApiVersionRequest())
+    finally:
+        await client.close()
+    oldest = {key: low for key, low, _ in answer.api_versions}
+    if _INIT_PRODUCER not in oldest:
+        message = "it knows no idempotent producers, so events could be written twice or out of order"
+        return [failed(CHECK, "version", message, "use Apache Kafka 4.0 or later")]
+    if oldest.get(_FETCH, 0) < 4:
+        return [ok(CHECK, "version", "it speaks the protocol of before Apache Kafka 4.0 too; CDDS is tested with 4.x")]
+    return [ok(CHECK, "version", "Apache Kafka 4.0 or later")]
+
+
+async def _topics(bootstrap: str, partitions: int, replication: int, nodes: int) -> list[Finding]:
+    """Whether every topic is there, as it shall be, and whole."""
+    wanted = topic_settings(partitions, replication)
+    findings: list[Finding] = []
+    async with administrator(bootstrap) as admin:
+        compared = await topics.compare(admin, wanted)
+        missing = {topic.name for topic in compared.missing}
+        described: list[Any] = await admin.describe_topics([t.name for t in wanted if t.name not in missing])
+    if missing:
+        message = f"missing: {', '.join(sorted(missing))}"
+        findings.append(failed(CHECK, "topics", message, "`cdds topics ensure` makes them, and so does every service"))
+    findings += [
+        warning(CHECK, "topics", f"{one.topic}: {one.setting} is {one.found}, not {one.wanted}", one.remedy)
+        for one in compared.differences
+    ]
+    parts = [(topic["topic"], part) for topic in described for part in topic["partitions"]]
+    if leaderless := sorted({name for name, part in parts if part["leader"] < 0}):
+        message = f"partitions have no leader: {', '.join(leaderless)}"
+        findings.append(failed(CHECK, "topics", message, "start the brokers that are away"))
+    elif lacking := sorted({name for name, part in parts if len(part["isr"]) < len(part["replicas"])}):
+        message = f"replicas are behind: {', '.join(lacking)}"
+        findings.append(warning(CHECK, "topics", message, "see whether all brokers run and keep up"))
+    if nodes > 1 and replication == 1:
+        message = f"there are {nodes} brokers and one replica of each topic"
+        findings.append(warning(CHECK, "topics", message, "set CDDS_…_KAFKA_REPLICATION to 3 for new topics"))
+    return findings or [ok(CHECK, "topics", f"all {len(wanted)} are as they shall be")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A service's consumer group."""
+
+    name: str
+    state: str
+    members: int
+    topics: frozenset[str]
+    """What the members asked for, and what was ever committed for."""
+
+
+async def _consumers(bootstrap: str) -> list[Finding]:
+    """Whether each service consumes: it is a member of its group, and what it has to do becomes less."""
+    async with administrator(bootstrap) as admin:
+        present = {name for name, *_ in await admin.list_consumer_groups()}
+        groups = [await _group(admin, name) for name in STATEFUL if name in present]
+        waiting = await _lags(bootstrap, admin, groups)
+        stuck = {name for name, lag in waiting.items() if lag > 0}
+        first = {name: await _position(admin, name) for name in stuck}
+        deadline = asyncio.get_running_loop().time() + MOVES_WITHIN.total_seconds()
+        # A group that nobody is in will not move, however long one looks.
+        watched = stuck & {group.name for group in groups if group.members}
+        while watched and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+            watched = {name for name in watched if await _position(admin, name) <= first[name]}
+            stuck &= watched | {group.name for group in groups if not group.members}
+    findings = [
+        warning(CHECK, "consumers", f"{name} has never consumed anything", f"start {name}, if it was not just made")
+        for name in STATEFUL
+        if name not in present
+    ]
+    return findings + [_judged(group, waiting[group.name], moves=group.name not in stuck) for group in groups]
+
+
+def _judged(group: _Group, lag: int, *, moves: bool) -> Finding:
+    behind = f"{counted(lag, 'record')} behind"
+    if not group.members:
+        status = Status.FAILED if lag else Status.WARNING
+        message = f"nobody consumes for {group.name}" + (f", which is {behind}" if lag else "")
+        return Finding(CHECK, "consumers", status, message, f"start {group.name}")
+    if not lag:
+        return ok(CHECK, "consumers", f"{group.name} has handled everything")
+    if moves:
+        return ok(CHECK, "consumers", f"{group.name} is {behind} and gets on")
+    if group.state != "Stable":
+        message = f"{group.name} is {behind}; its group is dividing the partitions anew ({group.state})"
+        return warning(CHECK, "consumers", message, "look again in a minute")
+    message = f"{group.name} is {behind} and did not move for {MOVES_WITHIN.total_seconds():g} s"
+    return failed(CHECK, "consumers", message, f"read the log of {group.name}; start it again when it says nothing")
+
+
+async def _group(admin: AIOKafkaAdminClient, name: str) -> _Group:
+    [answer] = await admin.describe_consumer_groups([name])
+    [(_, _, state, _, _, members)] = answer.groups  # pyright: ignore[reportAttributeAccessIssue]
+    asked = {
+        topic
+        for _, _, _, metadata, _ in members
+        for topic in ConsumerProtocolMemberMetadata.decode(metadata).subscription
+    }
+    committed = {partition.topic for partition in await admin.list_consumer_group_offsets(name)}
+    return _Group(name, state, len(members), frozenset(asked | committed))
+
+
+async def _position(admin: AIOKafkaAdminClient, group: str) -> int:
+    """How far a group is, over all partitions; it only grows."""
+    return sum(max(0, offset.offset) for offset in (await admin.list_consumer_group_offsets(group)).values())
+
+
+async def _lags(bootstrap: str, admin: AIOKafkaAdminClient, groups: Sequence[_Group]) -> dict[str, int]:
+    """How many records each group has to handle still."""
+    begins, ends = await _bounds(bootstrap, admin, sorted({topic for group in groups for topic in group.topics}))
+    lags: dict[str, int] = {}
+    for group in groups:
+        committed = await admin.list_consumer_group_offsets(group.name)
+        lags[group.name] = sum(
+            max(0, end - max(begins[at], committed[at].offset if at in committed else 0))
+            for at, end in ends.items()
+            if at.topic in group.topics
+        )
+    return lags
+
+
+async def _bounds(
+    bootstrap: str, admin: AIOKafkaAdminClient, names: Sequence[str]
+) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
+    """Where the partitions of topics begin and end."""
+    existing = set(await admin.list_topics())
+    described: list[Any] = await admin.describe_topics([name for name in names if name in existing]) if names else []
+    partitions = [TopicPartition(t["topic"], part["partition"]) for t in described for part in t["partitions"]]
+    if not partitions:
+        return {}, {}
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
+    try:
+        await consumer.start()
+        return await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    finally:
+        await consumer.stop()
+
+
+async def _dead_letters(bootstrap: str) -> list[Finding]:
+    """Whether records were put aside and not replayed."""
+    found = await find(bootstrap, Selection())
+    waiting = [letter for letter in found if letter.replayed_at is None]
+    if not waiting:
+        return [ok(CHECK, "dead letters", f"none waits, {len(found):,} were replayed" if found else "there are none")]
+    handlers = ", ".join(sorted({letter.handler or "somebody" for letter in waiting}))
+    message = (
+        f"{counted(len(waiting), 'record')} put aside by {handlers}, the last at {waiting[-1].at:%Y-%m-%d %H:%M} UTC"
+    )
+    remedy = "`cdds dead-letters list --waiting` says why; `cdds dead-letters replay` brings them back"
+    return [warning(CHECK, "dead letters", message, remedy)]

@@ -1,0 +1,1 @@
+"""`cdds runs`: how exports go and went, and the commands on them."""
