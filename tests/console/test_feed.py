@@ -213,10 +213,15 @@ async def test_ticks_come_from_the_event_and_never_go_back(hub: Hub, services: S
 async def test_who_comes_a_moment_later_gets_what_changed_before(hub: Hub, services: Services) -> None:
     services.jobs[JOB] = job()
     first = Reader(hub.open("t", "token", "UTC", LATER))
-    (await services.connected.get()).tell(8, "RunStarted", body())
+    stream = await services.connected.get()
+    stream.tell(8, "RunStarted", body())
     await first.until("changed", "data-job-status")
+    stream.tell(None, "RunProgressed", progress(2, 40.0))
+    await first.until("changed", 'value="40.0"')
     late = Reader(hub.open("t", "token", "UTC", LATER))
-    assert "In Progress" in await late.until("changed", "data-job-status")
+    shown = await late.until("changed", "data-job-status")
+    assert "In Progress" in shown
+    assert shown.count('value="40.0"') == shown.count("<progress") > 0
     assert json.loads(await late.until("runs"))["concerned"] == [JOB, RUN]
     assert services.asked["/stream"] == 1
 

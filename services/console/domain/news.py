@@ -124,6 +124,10 @@ class News:
             latest |= {name: told.progress[name] for name in ("percent", "remaining_seconds")}
         return {**job, "latest_run": latest}
 
+    def newest(self, standing: Standing) -> Standing:
+        """How a run stands by now."""
+        return self._standings.get(standing.run_id) or standing
+
     def is_behind(self, job: Mapping[str, Any]) -> bool:
         """Whether the job's owner has not heard yet of its newest run."""
         newest = self._newest.get(job["id"])

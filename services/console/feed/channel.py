@@ -71,7 +71,7 @@ class Channel:
         self._something = asyncio.Event()
         self._somebody = asyncio.Event()
         self._tries: dict[str, int] = {}
-        self._recent_jobs: Recent[str, tuple[float, Mapping[str, Any]]] = Recent(50)
+        self._recent_jobs: Recent[str, tuple[float, dict[str, Any]]] = Recent(50)
         self._recent_runs: Recent[str, tuple[float, Standing]] = Recent(200)
         self._concerned: Recent[str, float] = Recent(500)
         """The jobs and runs to which something happened, and when."""
@@ -84,8 +84,9 @@ class Channel:
         self._token = self._token or page.token
         self._somebody.set()
         since = time.monotonic() - RECENTLY_SECONDS
-        jobs = [job for at, job in self._recent_jobs.values() if at >= since]
-        runs = [standing for at, standing in self._recent_runs.values() if at >= since]
+        # As they stand by now: ticks came after what is remembered, and the page may have been made after them.
+        jobs = [self._news.completed(job) for at, job in self._recent_jobs.values() if at >= since]
+        runs = [self._news.newest(standing) for at, standing in self._recent_runs.values() if at >= since]
         views = self._views
         if jobs or runs:
             page.offer(frame("changed", views.runs(runs) + views.jobs(jobs, page.zone)))
@@ -103,7 +104,7 @@ class Channel:
         for page in list(self.pages):
             page.offer(data)
 
-    def _show(self, changes: Changes, jobs: Sequence[Mapping[str, Any]]) -> None:
+    def _show(self, changes: Changes, jobs: Sequence[dict[str, Any]]) -> None:
         now = time.monotonic()
         for job in jobs:
             self._recent_jobs[job["id"]] = now, job

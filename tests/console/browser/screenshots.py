@@ -13,7 +13,6 @@ import typer
 from playwright.async_api import Page, async_playwright
 
 from cli.stack import fill_sources
-from deploy.local import stack as local
 from deploy.local.data import START
 from deploy.local.stack import SOURCES_DATABASE, Options, Stack
 from shared.clock import utc_text
@@ -65,8 +64,8 @@ async def prepare(admin: Person) -> tuple[str, dict[str, str]]:
     failed = (await admin.api("GET", "/executions?state=failed"))["items"][0]["run_id"]
     succeeded = (await admin.api("GET", "/executions?state=succeeded&text=Everything"))["items"][0]["run_id"]
     return slow, {
-        "overview": "/",
         "jobs": "/jobs",
+        "overview": "/",
         "editor": f"/jobs/{daily}/edit",
         "history": "/history",
         "run": f"/history/{succeeded}",
@@ -84,7 +83,7 @@ async def take(into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as exits:
         folder = Path(exits.enter_context(TemporaryDirectory(prefix="cdds-screenshots-", ignore_cleanup_errors=True)))
-        sources = lab.add_to(Path(local.__file__).with_name("sources.toml"), folder)
+        sources = lab.sources(folder)
         stack = await exits.enter_async_context(Stack(Options(data=folder / "data", sources=sources)))
         await fill_sources(stack.dsn(SOURCES_DATABASE), ROWS)
         await lab.build(stack.dsn(SOURCES_DATABASE))
@@ -95,7 +94,8 @@ async def take(into: Path) -> None:
         slow, pages = await prepare(await people.enter(tenant="acme"))
         for theme, width in LOOKS:
             person = await people.enter(tenant="acme", theme=theme, width=width)
-            await person.api("POST", f"/jobs/{slow}/run")  # so that something runs
+            await person.api("POST", f"/jobs/{slow}/run")
+            await eventually(lambda person=person: _is_running(person), what="a run")
             for name, path in pages.items():
                 page = await person.open(path)
                 await _settle(page)
@@ -103,6 +103,12 @@ async def take(into: Path) -> None:
         complaints = [line for person in people.all for line in person.said]
         if complaints:
             sys.exit("\n".join(complaints))
+
+
+async def _is_running(person: Person) -> bool:
+    """Whether there is a bar to see."""
+    runs = (await person.api("GET", "/executions?state=running"))["items"]
+    return any(((run["progress"] or {}).get("percent") or 0) > 20 for run in runs)
 
 
 async def _settle(page: Page) -> None:
