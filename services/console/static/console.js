@@ -25,7 +25,17 @@ document.addEventListener("change", ({ target }) => {
   select(form);
 });
 
+// What was chosen stays chosen when the list is read again.
+let chosen = [];
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  if (detail.target.id !== "jobs") return;
+  chosen = [...detail.target.querySelectorAll("tbody input:checked")].map((box) => box.value);
+});
+
 function prepare(root) {
+  if (root.id === "jobs") {
+    for (const box of root.querySelectorAll("tbody input[type=checkbox]")) box.checked = chosen.includes(box.value);
+  }
   for (const form of root.querySelectorAll("[data-selection]")) select(form);
   if (root.matches?.("[data-selection]")) select(root);
 }

@@ -136,7 +136,7 @@ async def test_the_toolbar_works_on_what_is_selected(people: People) -> None:
     await page.get_by_label("Select Kept").check()
     await toolbar.get_by_role("button", name="Run now").click()
     await expect(page.get_by_text("Requested a run of 1 job.")).to_be_visible()
-    await page.get_by_label("Select Kept").check()
+    await expect(page.get_by_label("Select Kept")).to_be_checked()
     await toolbar.get_by_role("button", name="Search execution history").click()
     await page.wait_for_url(f"**/history?job_id={kept['id']}")
 
