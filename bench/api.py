@@ -37,7 +37,7 @@ from bench.harness import measured_beside, out, print_result, print_table, serve
 from deploy.local.kafka import ApacheKafka
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import free_port
-from deploy.local.stack import ISSUER, Secrets
+from deploy.local.secrets import ISSUER, Secrets
 from shared.jobs import JobSettings
 
 CONNECTIONS: Final = 64

@@ -22,7 +22,7 @@ from bench.history_service import PARTITIONS, SETTINGS, running
 from deploy.local import kafka
 from deploy.local.kafka import ApacheKafka, Broker
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from shared.messaging import ensure_topics
 
 Measuring: TypeAlias = Callable[[Path, EmbeddedPostgres, Broker], Awaitable[Mapping[str, float]]]

@@ -28,7 +28,7 @@ from bench.history_events import lives
 from bench.history_service import SERVICE, committed, is_assigned, running, set_offsets
 from deploy.local.kafka import Broker
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from shared.events import TOPICS, Event, RunProgressed, RunRequested
 from shared.messaging import MAX_RECORD_BYTES, Record, decode, producer
 

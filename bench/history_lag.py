@@ -17,7 +17,7 @@ from bench.history_events import TENANTS, lives, paced
 from bench.history_service import SERVICE, is_assigned, running, set_offsets
 from deploy.local.kafka import Broker
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from shared.events import RunProgressed
 from shared.messaging import Record, producer
 

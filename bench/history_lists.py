@@ -17,7 +17,7 @@ from bench.history_load import LARGE, PLACES, SMALL, SOURCES, SPAN, TEAMS, TYPES
 from bench.history_service import running
 from deploy.local.kafka import Broker
 from deploy.local.postgres import EmbeddedPostgres
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from shared.clock import utc_text
 
 Parameters: TypeAlias = Mapping[str, str | int]

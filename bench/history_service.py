@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from bench.harness import out
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, free_port, until_ready
-from deploy.local.stack import ISSUER, Secrets
+from deploy.local.secrets import ISSUER, Secrets
 from shared.events import TOPICS
 
 SERVICE: Final = "history"

@@ -46,7 +46,7 @@ from deploy.local import kafka
 from deploy.local.kafka import ApacheKafka
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, free_port, until_ready
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from services.scheduler.store import Store
 from shared import database
 from shared.events import SCHEDULED_RUNS, RunRequested

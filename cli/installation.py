@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final, Self
 import typer
 
 from cli.console import Exit, Failure
-from deploy.local.stack import SERVICES, Secrets, running
+from deploy.local.secrets import Secrets
+from deploy.local.stack import SERVICES, running
 
 STATEFUL: Final = ("job_api", "scheduler", "exporter", "history")
 """The services with a schema and a consumer group; both are named like the service."""

@@ -16,7 +16,8 @@ from rich.markup import escape
 from cli.console import Exit, Failure, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
-from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Secrets, Stack, running
+from deploy.local.secrets import Secrets
+from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Stack, running
 from deploy.local.stack import republish as republish_outboxes
 
 Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]

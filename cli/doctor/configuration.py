@@ -15,7 +15,7 @@ from pydantic_settings import SettingsError
 
 from cli.doctor.findings import Finding, failed, ok, warning
 from cli.installation import STATEFUL, Installation
-from deploy.local.stack import ISSUER
+from deploy.local.secrets import ISSUER
 from shared.config import ProcessSettings, ServiceSettings
 from shared.sources import Sources, SourcesInvalid
 

@@ -16,32 +16,21 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
 
 import asyncpg
 import httpx
 import orjson
-from cryptography.fernet import Fernet
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, Output, Restartable, StartFailed, Supervised, free_port
-from shared import auth, outbox
+from deploy.local.secrets import ISSUER, Secrets, write_private
+from shared import outbox
 from shared.messaging import ensure_topics
 
-ISSUER: Final = "cdds-local"
 DATABASE: Final = "cdds"
 SOURCES_DATABASE: Final = "cdds_sources"
 SERVICES: Final = ("job_api", "scheduler", "exporter", "history", "console")
@@ -90,42 +79,6 @@ def _locked(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-class Secrets:
-    """The keys of a local stack, made once per data folder and readable by its owner only."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.token_key = folder / "token-key.pem"
-        self.token_public_key = folder / "token-key.pub.pem"
-        self.signing_key = folder / "manifest-key.pem"
-        self.masking_key = folder / "masking-key"
-        if not self.masking_key.exists():
-            _write_private(self.masking_key, token_hex(32).encode())
-        self.session_key = folder / "session-key"
-        if not self.session_key.exists():
-            _write_private(self.session_key, Fernet.generate_key())
-        for path in (self.token_key, self.signing_key):
-            if not path.exists():
-                _write_private(path, _pem(Ed25519PrivateKey.generate()))
-        public = self._private(self.token_key).public_key()
-        self.token_public_key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-
-    def token(self, *, tenant: str, role: str, subject: str, lifetime: timedelta = timedelta(days=7)) -> str:
-        """An access token for the stack's HTTP API."""
-        key = self._private(self.token_key)
-        return auth.issue(key, ISSUER, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
-
-    def settings(self, service: str) -> dict[str, str]:
-        """The settings of a service that are secrets themselves."""
-        return {"CDDS_EXPORTER_MASKING_KEY": self.masking_key.read_text()} if service == "exporter" else {}
-
-    @staticmethod
-    def _private(path: Path) -> Ed25519PrivateKey:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-        assert isinstance(key, Ed25519PrivateKey)
-        return key
 
 
 class Stack:
@@ -247,7 +200,7 @@ class Stack:
         unfinished = self.data / "stack.json.new"
         # Its DSNs may hold passwords.
         unfinished.unlink(missing_ok=True)
-        _write_private(unfinished, orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
+        write_private(unfinished, orjson.dumps(self.describe(), option=orjson.OPT_INDENT_2))
         unfinished.rename(self.data / "stack.json")
 
     async def _supervise(self, name: str, server: Restartable) -> None:
@@ -308,7 +261,6 @@ class Stack:
             "console": {
                 **believes,
                 **{name: self.url_of(name) for name in ("job_api", "exporter", "history")},
-                "session_keys": self.secrets.session_key.read_text(),
             },
         }
         prefixed = {
@@ -391,12 +343,3 @@ async def _answers_ready(client: httpx.AsyncClient) -> bool:
         return (await client.get("/health/ready")).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def _pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
-        file.write(content)

@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, free_port
-from deploy.local.stack import Secrets
+from deploy.local.secrets import Secrets
 from services.history.app import BATCH_RECORDS
 from services.history.store import Store
 from shared.database import Database, connect
