@@ -25,12 +25,13 @@ document.addEventListener("change", ({ target }) => {
   select(form);
 });
 
-// What was chosen stays chosen when the list is read again.
+// What was chosen stays chosen when the list is read again, by a click or by itself.
 let chosen = [];
-document.addEventListener("htmx:beforeSwap", ({ detail }) => {
-  if (detail.target.id !== "jobs") return;
-  chosen = [...detail.target.querySelectorAll("tbody input:checked")].map((box) => box.value);
-});
+function remember(list) {
+  if (list.id === "jobs") chosen = [...list.querySelectorAll("tbody input:checked")].map((box) => box.value);
+}
+document.addEventListener("htmx:beforeSwap", ({ detail }) => remember(detail.target));
+document.addEventListener("refetching", ({ detail }) => remember(detail.elt));
 
 function prepare(root) {
   if (root.id === "jobs") {

@@ -154,6 +154,7 @@ async function read(id) {
   fresh.dataset.refetched = now.dataset.refetched;
   const html = document.createElement("template");
   html.content.append(document.importNode(fresh, true));
+  document.dispatchEvent(new CustomEvent("refetching", { detail: { elt: now } }));
   become(now, html.content.firstElementChild);
   document.dispatchEvent(new CustomEvent("refetched", { detail: { elt: now } }));
 }

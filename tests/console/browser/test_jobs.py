@@ -141,6 +141,30 @@ async def test_the_toolbar_works_on_what_is_selected(people: People) -> None:
     await page.wait_for_url(f"**/history?job_id={kept['id']}")
 
 
+AWAY_AND_BACK = """() => {
+  for (const hidden of [true, false]) {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }
+}"""
+
+
+async def test_what_is_selected_stays_so_when_the_list_reads_itself_again(people: People) -> None:
+    admin = await people.enter()
+    chosen = await submit(admin, title="Chosen")
+    other = await submit(admin, title="Before")
+    page = await admin.open("/jobs")
+    await page.get_by_label("Select Chosen").check()
+    settings = {**other["settings"], "title": "After"}
+    headers = {"If-Match": f'"{other["version"]}"'}
+    await admin.api("PUT", f"/jobs/{other['id']}", settings, headers=headers)
+    await page.evaluate(AWAY_AND_BACK)
+    await expect(page.get_by_label("Select After")).not_to_be_checked()
+    await expect(page.get_by_label("Select Chosen")).to_be_checked()
+    await page.get_by_role("button", name="Search execution history").click()
+    await page.wait_for_url(f"**/history?job_id={chosen['id']}")
+
+
 async def test_a_job_in_progress_is_not_deleted(people: People) -> None:
     admin = await people.enter()
     job = await submit(admin, title="Running")
