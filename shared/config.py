@@ -1,11 +1,42 @@
 """The settings every service has; each service adds its own under its own environment prefix."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+SECRETS: Final = "CDDS_SECRETS"
+"""Names a folder of files, each named like a variable, in any case: its content is the value, where the environment has
+none. That is how Docker and Kubernetes hand secrets over, and an environment is read by more than a file."""
+
+
+def secrets_folder() -> Path | None:
+    """The folder that is named, if one is; raises SettingsError when there is none."""
+    if not (name := os.environ.get(SECRETS)):
+        return None
+    if not (folder := Path(name)).is_dir():
+        raise SettingsError(f"{SECRETS}: there is no folder {folder}: mount it, or unset {SECRETS}")
+    return folder
+
+
+def secrets_in_files() -> dict[str, str]:
+    """The variables that are files of that folder, as settings read them; raises SettingsError."""
+    if (folder := secrets_folder()) is None:
+        return {}
+    files = [path for path in folder.iterdir() if path.name.upper().startswith("CDDS_") and path.is_file()]
+    try:
+        return {path.name.upper(): path.read_text(encoding="utf-8").strip() for path in files}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{SECRETS}: a file in {folder} can't be read: {error}") from error
 
 
 class ProcessSettings(BaseSettings):
@@ -20,6 +51,20 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files of `CDDS_SECRETS`."""
+        if (folder := secrets_folder()) is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
 
 class AuthSettings(ProcessSettings):

@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -47,6 +48,9 @@ def main(service: str, settings: type[S], application: Callable[[S], Coroutine[A
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"])
             sys.stderr.write(f"{service}: {prefix}{name.upper()}: {problem['msg']}\n")
+        sys.exit(2)
+    except SettingsError as error:
+        sys.stderr.write(f"{service}: {error}\n")
         sys.exit(2)
     observability.configure(service, json=read.log_format == "json", level=read.log_level)
     # Some hundred thousand objects of imported modules live as long as the process: looking through them again and
