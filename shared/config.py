@@ -86,7 +86,12 @@ class ServiceSettings(AuthSettings):
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
-    """DSN of the service's database; its role may create the service's schema and roles."""
+    """DSN of the service's database, with `?sslmode=verify-full&sslrootcert=…`; its role owns the service's schema."""
+    migrate: bool = True
+    """Whether the service applies its migrations; if not, it waits until `cdds migrate` has.
+
+    Then its login need not own the schema: membership in `<service>_worker` and `<service>_tenant` is enough.
+    """
     kafka: str
     """Bootstrap addresses, `host:port`, comma-separated."""
     kafka_fetch_pause: timedelta = timedelta(0)
