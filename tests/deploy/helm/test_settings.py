@@ -1,14 +1,17 @@
 """What a service is told by its pod is what it takes, and its secrets are told by reference."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from cli.installation import Installation
 from shared.config import ProcessSettings
 from tests.deploy.helm.chart import SERVICES, Helm, Manifest, Release, container_of
+from tests.deploy.panels import ROOT
 
 # What stands behind the references.
 SECRETS = {
@@ -97,7 +100,10 @@ def test_secrets_can_be_files_instead(helm: Helm) -> None:
 def test_files_that_are_named_are_mounted(release: Release) -> None:
     for component, pod in release.pods.items():
         for name, value in environment(pod).items():
-            if value is not None and value.startswith("/etc/cdds/") and name != "CDDS_SECRETS":
+            if name == "CDDS_SECRETS":
+                assert value is not None
+                assert files(pod, value), component
+            elif value is not None and value.startswith("/etc/cdds/"):
                 path = Path(value)
                 assert path.name in files(pod, str(path.parent)), (component, name)
 
@@ -109,6 +115,20 @@ def test_the_console_forwards_to_services_that_are_there(release: Release) -> No
         host, _, port = str(told[f"CDDS_CONSOLE_{owner.upper()}"]).removeprefix("http://").partition(":")
         assert host.endswith(owner.replace("_", "-"))
         assert ports[host] == int(port)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_commands_in_a_pod_see_its_service_and_no_other(
+    service: str, everything: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image sets the ports of all services, for whichever it becomes."""
+    of_the_image = re.findall(r"\b(CDDS_\w+_HTTP_\w+)=(\S+)", (ROOT / "Dockerfile").read_text())
+    for name, value in (*of_the_image, *environment(everything.pods[service]).items()):
+        monkeypatch.setenv(name, "x" if value is None else value)
+    installation = Installation.find()
+    assert installation.configured == [service]
+    forwarded = {"job_api", "exporter", "history"} if service == "console" else set()
+    assert {name for name in SERVICES if installation.url(name)} == {service} | forwarded
 
 
 def test_settings_are_told_as_variables_have_them(everything: Release) -> None:
