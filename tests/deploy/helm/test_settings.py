@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from pydantic import SecretStr
 
 from cli.installation import Installation
 from shared.config import ProcessSettings
-from tests.deploy.helm.chart import SERVICES, Helm, Manifest, Release, container_of
+from tests.deploy.helm.chart import JOBS, SERVICES, Helm, Manifest, Release, container_of
 from tests.deploy.panels import ROOT
 
 # What stands behind the references.
@@ -115,6 +117,43 @@ def test_the_console_forwards_to_services_that_are_there(release: Release) -> No
         host, _, port = str(told[f"CDDS_CONSOLE_{owner.upper()}"]).removeprefix("http://").partition(":")
         assert host.endswith(owner.replace("_", "-"))
         assert ports[host] == int(port)
+
+
+@pytest.mark.parametrize("component", [*SERVICES, *JOBS])
+def test_the_image_knows_what_pods_ask_of_it(component: str, everything: Release) -> None:
+    arguments = container_of(everything.pods[component])["args"]
+    if component in SERVICES:
+        assert arguments == [component]
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.image", *arguments, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("values", ["everything", "external"])
+def test_jobs_find_what_they_work_on(values: str, helm: Helm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = helm.release(values).pods
+    stateful = set(SERVICES) - {"console"}
+
+    def found(job: str) -> Installation:
+        with monkeypatch.context() as patch:
+            folder = tmp_path / job
+            folder.mkdir()
+            for name, value in environment(pods[job]).items():
+                patch.setenv(
+                    name, str(folder) if name == "CDDS_SECRETS" else "behind a reference" if value is None else value
+                )
+            if "CDDS_SECRETS" in environment(pods[job]):
+                for file in files(pods[job], "/etc/cdds/secrets"):
+                    (folder / file).write_text("behind a reference")
+            return Installation.find()
+
+    migrations = found("migrations")
+    assert {service for service in SERVICES if migrations.dsn(service) == "behind a reference"} == stateful
+    topics = found("topics")
+    assert topics.bootstrap == "kafka:9093"
+    assert (topics.setting("job_api", "kafka_partitions"), topics.setting("job_api", "kafka_replication")) == ("6", "3")
 
 
 @pytest.mark.parametrize("service", SERVICES)
