@@ -8,13 +8,13 @@ from typing import Annotated, Self, TypeAlias
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.config import ServiceSettings
+from shared.config import PublisherSettings
 
 Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=400))]
 """At most as long as the events are kept that tell of the parts: history has to be rebuilt while there are any."""
 
 
-class Settings(ServiceSettings):
+class Settings(PublisherSettings):
     """What exporter needs beside the common settings."""
 
     model_config = SettingsConfigDict(env_prefix="CDDS_EXPORTER_", frozen=True, extra="forbid")
@@ -51,4 +51,10 @@ class Settings(ServiceSettings):
     def _beats_in_time(self) -> Self:
         if self.beat * 3 > self.lease:
             raise ValueError("set BEAT to at most a third of LEASE, so that a late beat loses no run")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_of_its_files(self) -> Self:
+        if max(self.retention, *self.retention_by_tenant.values(), timedelta(0)) > self.event_retention:
+            raise ValueError("set EVENT_RETENTION to at least RETENTION: events tell history of the files there are")
         return self
