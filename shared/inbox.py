@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import or_
 from typing import Any, Final, Protocol, TypeVar, cast
@@ -117,12 +117,15 @@ class Inbox:
         patience: timedelta,
         member: str | None = None,
         batch_records: int = 500,
+        follows_for: timedelta | None = None,
     ) -> None:
+        """With `follows_for`, events that are older change nothing: what they did may have been forgotten."""
         self._service = service
         self._producer = producer
         self._patience = patience
         self._member = member
         self._batch_records = batch_records
+        self._follows_for = follows_for
         self._handlers: dict[type[Event], _Handler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._handling: asyncio.Task[None] | None = None
@@ -283,10 +286,19 @@ class Inbox:
             if handler is None:
                 CONSUMED.labels(record.topic, "ignored").inc()
                 continue
+            if self._too_old(event):
+                CONSUMED.labels(record.topic, "too_old").inc()
+                log.warning("event is too old to be followed", type=event.type_name(), at=str(event.occurred_at))
+                continue
             if not runs or runs[-1].handler is not handler:
                 runs.append(_Run(handler))
             runs[-1].add(record, event)
         return runs
+
+    def _too_old(self, event: Event) -> bool:
+        if self._follows_for is None or event.lasting:
+            return False
+        return datetime.now(UTC) - event.occurred_at > self._follows_for
 
     async def _apply(self, run: _Run) -> None:
         for attempt in range(1, HANDLER_TRIES + 1):

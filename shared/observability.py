@@ -16,6 +16,8 @@ PUBLISHED: Final = Counter("cdds_events_published", "Records acknowledged by Kaf
 OUTBOX_UNSENT: Final = Gauge("cdds_outbox_unsent", "Events committed and not yet acknowledged by Kafka")
 INSECURE: Final = Gauge("cdds_insecure", "1 for a risk that the settings take", ["risk"])
 OUTBOX_AGE: Final = Gauge("cdds_outbox_age_seconds", "Age of the oldest unsent event, 0 when all are sent")
+PURGED: Final = Counter("cdds_rows_purged", "Rows deleted because nobody needs them any more", ["table"])
+PURGE_CLEAN: Final = Gauge("cdds_purge_clean_timestamp_seconds", "When this process last found nothing to purge")
 
 
 def configure(service: str, *, json: bool, level: str) -> None:

@@ -147,6 +147,44 @@ class Relay:
         return f"cdds.outbox.{self._database.schema}"
 
 
+class Retention:
+    """Deletes events that were published and are too old, but for those that are `needed`, a condition in SQL."""
+
+    def __init__(self, database: Database, age: timedelta, needed: str = "false") -> None:
+        self._database = database
+        self._age = age
+        self._needed = needed
+        self._after = 0
+
+    async def forget(self, most: int) -> int:
+        """Look through at most so many events, or further while all of them stay, and say how many were deleted.
+
+        They are in order of their time, as good as: no index on it burdens each event that is written. The next look
+        goes on where this one ended, or, once nothing was too old, from the beginning.
+        """
+        deleted = 0
+        while deleted == 0:
+            async with self._database.transaction() as connection:
+                page = await connection.fetchrow(
+                    """SELECT max(id) AS last, bool_or(occurred_at < now() - $3::interval) AS old
+                       FROM (SELECT id, occurred_at FROM outbox WHERE id > $1 ORDER BY id LIMIT $2) AS page""",
+                    self._after, most, self._age,
+                )  # fmt: skip
+                if page is None or not page["old"]:
+                    self._after = 0
+                    return 0
+                status = await connection.execute(
+                    f"""DELETE FROM outbox
+                        WHERE id > $1 AND id <= $2 AND occurred_at < now() - $3::interval
+                          AND published_at IS NOT NULL AND NOT ({self._needed})""",
+                    self._after, page["last"], self._age,
+                )  # fmt: skip
+                failpoints.reached("outbox.forgotten")
+            self._after = page["last"]
+            deleted = int(status.rpartition(" ")[2])
+        return deleted
+
+
 async def measure(database: Database) -> None:
     """Set the gauges of the outbox; every replica does, so that a relay that is stuck does not hide it."""
     async with database.session() as connection:

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.config import ServiceSettings
+from shared.config import PublisherSettings
 from shared.safety import ENCRYPTED, Danger, Fault, guessable, is_here, is_open
 from shared.sources import Sources, SourcesInvalid, source_faults
 
@@ -26,7 +26,7 @@ Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=time
 _MAKE_KEY: Final = "make one with `openssl genpkey -algorithm ed25519`"
 
 
-class Settings(ServiceSettings):
+class Settings(PublisherSettings):
     """What exporter needs beside the common settings."""
 
     model_config = SettingsConfigDict(env_prefix="CDDS_EXPORTER_", frozen=True, extra="forbid")
@@ -63,6 +63,12 @@ class Settings(ServiceSettings):
     def _beats_in_time(self) -> Self:
         if self.beat * 3 > self.lease:
             raise ValueError("set BEAT to at most a third of LEASE, so that a late beat loses no run")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_of_its_files(self) -> Self:
+        if max(self.retention, *self.retention_by_tenant.values(), timedelta(0)) > self.event_retention:
+            raise ValueError("set EVENT_RETENTION to at least RETENTION: events tell history of the files there are")
         return self
 
     def unusable(self) -> Iterator[Fault]:
