@@ -3,15 +3,17 @@
 import socket
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, Final, Self, TypeAlias
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.config import PublisherSettings
 
-Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=400))]
+Retention: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=400))]
 """At most as long as the events are kept that tell of the parts: history has to be rebuilt while there are any."""
+
+FILES_AT_LEAST: Final = timedelta(hours=1)
 
 
 class Settings(PublisherSettings):
@@ -55,6 +57,9 @@ class Settings(PublisherSettings):
 
     @model_validator(mode="after")
     def _tells_of_its_files(self) -> Self:
-        if max(self.retention, *self.retention_by_tenant.values(), timedelta(0)) > self.event_retention:
+        retentions = (self.retention, *self.retention_by_tenant.values())
+        if not self.short_retentions and min(retentions) < FILES_AT_LEAST:
+            raise ValueError("set RETENTION to an hour or more, such as PT1H, or nobody can fetch what was exported")
+        if max(retentions) > self.event_retention:
             raise ValueError("set EVENT_RETENTION to at least RETENTION: events tell history of the files there are")
         return self
