@@ -234,6 +234,7 @@ class Stack:
             "http_port": str(self.ports[service]),
             "log_format": "console",
             "stop_with_parent": "true",
+            "local": "true",
         }
         believes = {"auth_issuer": ISSUER, "auth_public_key": str(self.secrets.token_public_key)}
         stateful = {
