@@ -90,6 +90,12 @@ test-slow: install ## Every crash point, every fault of source and store, broker
 faults: install ## The real five-minute outages and what takes as long
 	$(BIN)/pytest -m "faults"
 
+MINUTES ?= 20
+
+.PHONY: soak
+soak: install ## A week of load with faults in MINUTES=20, SEED=7: nothing may be wrong, nothing may grow (soak.json)
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(or $(SEED),7)
+
 .PHONY: screenshots
 screenshots: install ## Every page of the console, light and dark, on a laptop and on a phone; needs Chromium
 	$(BIN)/python -m tests.console.browser.screenshots

@@ -20,9 +20,10 @@ from shared.config import PublisherSettings
 from shared.safety import ENCRYPTED, Danger, Fault, guessable, is_here, is_open
 from shared.sources import Sources, SourcesInvalid, source_faults
 
-Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=400))]
+Retention: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=400))]
 """At most as long as the events are kept that tell of the parts: history has to be rebuilt while there are any."""
 
+FILES_AT_LEAST: Final = timedelta(hours=1)
 _MAKE_KEY: Final = "make one with `openssl genpkey -algorithm ed25519`"
 
 
@@ -67,7 +68,10 @@ class Settings(PublisherSettings):
 
     @model_validator(mode="after")
     def _tells_of_its_files(self) -> Self:
-        if max(self.retention, *self.retention_by_tenant.values(), timedelta(0)) > self.event_retention:
+        retentions = (self.retention, *self.retention_by_tenant.values())
+        if not self.short_retentions and min(retentions) < FILES_AT_LEAST:
+            raise ValueError("set RETENTION to an hour or more, such as PT1H, or nobody can fetch what was exported")
+        if max(retentions) > self.event_retention:
             raise ValueError("set EVENT_RETENTION to at least RETENTION: events tell history of the files there are")
         return self
 

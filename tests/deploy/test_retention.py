@@ -5,7 +5,7 @@ import re
 import asyncpg
 
 from deploy.local.postgres import EmbeddedPostgres
-from shared import database
+from shared import migration
 from tests.conftest import PUBLISHES, fresh_database
 from tests.deploy.panels import ROOT
 
@@ -20,7 +20,7 @@ async def test_the_rows_of_a_tenant_that_leaves_are_deleted_from_every_table(pos
     waits, deletes = re.findall(r"```sql\n(.*?)```", DOCUMENTATION, re.DOTALL)
     async with fresh_database(postgres) as dsn:
         for service, outbox in PUBLISHES.items():
-            await database.migrate(dsn, service, outbox=outbox)
+            await migration.migrate(dsn, service, outbox=outbox)
         connection = await asyncpg.connect(dsn)
         try:
             assert tuple(await connection.fetchrow(waits.replace(":'tenant'", "'acme'")) or ()) == (0, 0)
