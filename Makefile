@@ -32,7 +32,7 @@ install: $(VENV)/.installed ## Make .venv with the locked dependencies
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve pyproject.toml into the lock files again
-	$(COMPILE) --extra local --extra demo --extra bench --extra dev -o requirements.lock
+	$(COMPILE) --extra local --extra demo --extra otel --extra bench --extra dev -o requirements.lock
 	$(COMPILE) --extra bench --extra rivals -c requirements.lock -o requirements-rivals.lock
 
 .PHONY: demo

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -18,10 +19,11 @@ INSECURE: Final = Gauge("cdds_insecure", "1 for a risk that the settings take", 
 OUTBOX_AGE: Final = Gauge("cdds_outbox_age_seconds", "Age of the oldest unsent event, 0 when all are sent")
 
 
-def configure(service: str, *, json: bool, level: str) -> None:
+def configure(service: str, *, json: bool, level: str, more: Sequence[structlog.typing.Processor] = ()) -> None:
     """Send the logs of this process, libraries' included, to standard output, one line each."""
     shared_steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        *more,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -41,6 +43,7 @@ def configure(service: str, *, json: bool, level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_Seldom("aiokafka"))
+    handler.addFilter(_Seldom("opentelemetry"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared_steps,
