@@ -1,12 +1,20 @@
 """The settings every service has; each service adds its own under its own environment prefix."""
 
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from shared.safety import (
     LOCAL_ISSUER,
@@ -20,6 +28,30 @@ from shared.safety import (
     is_open,
     public_key_faults,
 )
+
+SECRETS: Final = "CDDS_SECRETS"
+"""Names a folder of files, each named like a variable, in any case: its content is the value, where the environment has
+none. That is how Docker and Kubernetes hand secrets over, and an environment is read by more than a file."""
+
+
+def secrets_folder() -> Path | None:
+    """The folder that is named, if one is; raises SettingsError when there is none."""
+    if not (name := os.environ.get(SECRETS)):
+        return None
+    if not (folder := Path(name)).is_dir():
+        raise SettingsError(f"{SECRETS}: there is no folder {folder}: mount it, or unset {SECRETS}")
+    return folder
+
+
+def secrets_in_files() -> dict[str, str]:
+    """The variables that are files of that folder, as settings read them; raises SettingsError."""
+    if (folder := secrets_folder()) is None:
+        return {}
+    files = [path for path in folder.iterdir() if path.name.upper().startswith("CDDS_") and path.is_file()]
+    try:
+        return {path.name.upper(): path.read_text(encoding="utf-8").strip() for path in files}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{SECRETS}: a file in {folder} can't be read: {error}") from error
 
 
 def _words(value: Any) -> Any:
@@ -59,6 +91,20 @@ class ProcessSettings(BaseSettings):
     def dangers(self) -> Iterator[Danger]:
         """The same, wherever the process runs."""
         yield from ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files of `CDDS_SECRETS`."""
+        if (folder := secrets_folder()) is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
 
 class AuthSettings(ProcessSettings):
@@ -100,7 +146,12 @@ class ServiceSettings(AuthSettings):
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
-    """DSN of the service's database; its role may create the service's schema and roles."""
+    """DSN of the service's database, with `?sslmode=verify-full&sslrootcert=…`; its role owns the service's schema."""
+    migrate: bool = True
+    """Whether the service applies its migrations; if not, it waits until `cdds migrate` has.
+
+    Then its login need not own the schema: membership in `<service>_worker` and `<service>_tenant` is enough.
+    """
     kafka: str
     """Bootstrap addresses, `host:port`, comma-separated."""
     kafka_fetch_pause: timedelta = timedelta(0)

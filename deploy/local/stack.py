@@ -12,10 +12,10 @@ import asyncio
 import fcntl
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
@@ -324,14 +324,14 @@ class _Refilled:
             await republish(self._dsn)
 
 
-async def republish(dsn: str, schemas: Sequence[str] = PUBLISHERS) -> int:
-    """Make every event in the outboxes due again, so that a broker that lost records is refilled; says how many."""
+async def republish(dsn: str, since: datetime | None = None) -> int:
+    """Make the events in the outboxes due again that were published after `since`, or all; says how many."""
     connection = await asyncpg.connect(dsn)
     try:
         return sum(
             [
-                await outbox.republish(connection, schema)
-                for schema in schemas
+                await outbox.republish(connection, schema, since)
+                for schema in PUBLISHERS
                 if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.outbox")
             ]
         )
