@@ -33,10 +33,10 @@ install: $(VENV)/.installed ## Make .venv with the locked dependencies
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve pyproject.toml into the lock files again
-	$(COMPILE) --extra local --extra demo --extra bench --extra dev -o requirements.lock
+	$(COMPILE) --extra local --extra demo --extra otel --extra bench --extra dev -o requirements.lock
 	$(COMPILE) --extra bench --extra rivals -c requirements.lock -o requirements-rivals.lock
-	$(COMPILE) -c requirements.lock -o deploy/image/runtime.lock
-	$(COMPILE) --extra demo -c requirements.lock -o deploy/image/demo.lock
+	$(COMPILE) --extra otel -c requirements.lock -o deploy/image/runtime.lock
+	$(COMPILE) --extra otel --extra demo -c requirements.lock -o deploy/image/demo.lock
 	$(RESOLVE) --group build -o deploy/image/build.lock
 
 .PHONY: demo

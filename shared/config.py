@@ -75,6 +75,8 @@ class ProcessSettings(BaseSettings):
     http_port: int = Field(ge=1, le=65535)
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    traces: Literal["off", "otlp"] = "off"
+    """Whether the work is traced; the standard's `OTEL_…` variables say where that goes."""
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
     insecure: Annotated[frozenset[Risk], NoDecode, BeforeValidator(_words)] = frozenset()

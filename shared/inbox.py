@@ -27,6 +27,7 @@ from shared.database import is_outage, outlast
 from shared.events import Event
 from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable, decode
 from shared.observability import CONSUMED, CONSUMER_LAG, log
+from shared.tracing import HEADER, tracer
 
 E = TypeVar("E", bound=Event)
 G = TypeVar("G", bound="Gathering")
@@ -87,8 +88,20 @@ class _Run:
         """What log lines of the handler say about the records it works on."""
         if len(self.records) > 1:
             return {"batch": str(len(self.records))}
-        found = {name: getattr(self._first, name, None) for name in ("tenant", "job_id", "run_id")}
-        return {name: str(value) for name, value in found.items() if value is not None}
+        return _ids(self._first)
+
+    def contexts(self) -> list[str | None]:
+        """The traces that the events came in."""
+        return [
+            next((value.decode("ascii", "replace") for name, value in record.headers if name == HEADER), None)
+            for record in self.records
+        ]
+
+
+def _ids(event: Event | None) -> dict[str, str]:
+    """What log lines about an event say."""
+    found = {name: getattr(event, name, None) for name in ("tenant", "job_id", "run_id", "attempt")}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 class _Events(list[Event]):
@@ -139,7 +152,8 @@ class Inbox:
         def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
             async def each(events: _Events) -> None:
                 for event in events:
-                    await handle(cast(E, event))
+                    with bound_contextvars(**_ids(event)):
+                        await handle(cast(E, event))
 
             self.on_batch(_Events, each, types)
             return handle
@@ -290,7 +304,8 @@ class Inbox:
                 CONSUMED.labels(record.topic, "too_old").inc()
                 log.warning("event is too old to be followed", type=event.type_name(), at=str(event.occurred_at))
                 continue
-            if not runs or runs[-1].handler is not handler:
+            alone = tracer().on and handler.gathering is _Events
+            if not runs or runs[-1].handler is not handler or alone:
                 runs.append(_Run(handler))
             runs[-1].add(record, event)
         return runs
@@ -301,10 +316,19 @@ class Inbox:
         return datetime.now(UTC) - event.occurred_at > self._follows_for
 
     async def _apply(self, run: _Run) -> None:
+        together = run.handler.gathering is not _Events
+        topic, ids = run.records[0].topic, run.ids()
+        came_in = run.contexts() if tracer().on else ()
+        with (
+            bound_contextvars(**ids),
+            tracer().handle(f"handle {topic}", came_in, together=together, topic=topic, **ids),
+        ):
+            await self._handle_or_bury(run)
+
+    async def _handle_or_bury(self, run: _Run) -> None:
         for attempt in range(1, HANDLER_TRIES + 1):
             try:
-                with bound_contextvars(**run.ids()):
-                    await outlast(run.handle, self._patience)
+                await outlast(run.handle, self._patience)
             except Exception as error:
                 if is_outage(error):
                     raise
