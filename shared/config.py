@@ -7,12 +7,14 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.cluster import KafkaSettings
+
 
 class ProcessSettings(BaseSettings):
     """What any process needs; a missing or wrong setting stops the start by name."""
 
     # Whoever writes `NAME=` takes a setting back that a common file sets.
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True)
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(ge=1, le=65535)
@@ -37,13 +39,13 @@ class AuthSettings(ProcessSettings):
         return self
 
 
-class ServiceSettings(AuthSettings):
+class ServiceSettings(AuthSettings, KafkaSettings):  # pyright: ignore[reportIncompatibleVariableOverride] - model_config
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
     """DSN of the service's database; its role may create the service's schema and roles."""
-    kafka: str
-    """Bootstrap addresses, `host:port`, comma-separated."""
+    kafka_topics: Literal["ensure", "expect"] = "ensure"
+    """Whether topics that are missing are made at the start, which Kafka must permit, or asked for."""
     kafka_fetch_pause: timedelta = timedelta(0)
     """A pause between fetches, for a broker that answers an empty fetch at once, as the embedded one does."""
     kafka_partitions: int = Field(default=6, ge=1)
