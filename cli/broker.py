@@ -49,6 +49,8 @@ async def reaching(cluster: Cluster, work: Coroutine[Any, Any, T]) -> T:
     be_quiet()
     try:
         return await work
+    except Refused as refused:
+        raise Failure(str(refused), Exit.FAILED if refused.reached else Exit.UNREACHABLE) from refused
     except NOT_PERMITTED as error:
         raise Failure(str(not_permitted(cluster, error))) from error
     except (KafkaError, OSError, ValueError) as error:  # aiokafka raises ValueError for an address it can't read

@@ -10,13 +10,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from cli.acls import acls
 from cli.broker import administrator, reaching
 from cli.console import Exit, Failure, Output, OutputOption, out, print_json, print_table
 from cli.installation import STATEFUL, DataOption, Installation, KafkaOption, cluster_of
 from shared.cluster import Cluster
 from shared.messaging import TopicSettings, create_topics, topic_settings
 
-app = typer.Typer(help="The topics that events travel on.", no_args_is_help=True)
+app = typer.Typer(help="The topics that events travel on, and who may do what with them.", no_args_is_help=True)
+app.command()(acls)
 
 PARTITIONS: Final = "partitions"
 REPLICATION: Final = "replication"

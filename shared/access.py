@@ -73,13 +73,13 @@ def require(cluster: Cluster, found: Found) -> None:
 
 def lacks(cluster: Cluster, lacking: Rights) -> Refused | None:
     """That these operations are not permitted, if there are any."""
-    resources = [
-        *((f"topic {name}", operations) for name, operations in lacking.topics.items()),
-        *((f"group {name}", operations) for name, operations in lacking.groups.items()),
-    ]
-    if not resources:
+    alike: dict[tuple[str, str], list[str]] = {}
+    for kind, resources in (("topics", lacking.topics), ("groups", lacking.groups)):
+        for name in sorted(resources):
+            alike.setdefault((" and ".join(map(str, sorted(resources[name]))), kind), []).append(name)
+    if not alike:
         return None
-    said = ", ".join(f"{' and '.join(map(str, sorted(operations)))} on {name}" for name, operations in resources)
+    said = "; ".join(f"{operations} on {kind} {', '.join(names)}" for (operations, kind), names in alike.items())
     return Refused(
         f"Kafka does not permit {cluster.principal} {said}",
         "`cdds topics acls` says what each principal needs, and how to permit it",

@@ -127,8 +127,8 @@ def _kind(cluster: Cluster) -> str:
 
 _CLOSED: Final = {
     "plaintext": "if this is the port of a TLS listener, set KAFKA_SECURITY to ssl or sasl_ssl",
-    "ssl": "if it asks for a password, set KAFKA_SECURITY to sasl_ssl; if it asks for a certificate of the client, set"
-    " KAFKA_CERTIFICATE and KAFKA_KEY to one that it believes",
+    "ssl": "see that this is the port of a TLS listener; if it asks for a password, set KAFKA_SECURITY to sasl_ssl; if"
+    " it asks for a certificate of the client, set KAFKA_CERTIFICATE and KAFKA_KEY to one that it believes",
     "sasl_ssl": "see that this is the port of a SASL_SSL listener; if it asks for a certificate of the client, too, set"
     " KAFKA_CERTIFICATE and KAFKA_KEY to one that it believes",
 }
