@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiokafka.errors import ClusterAuthorizationFailedError, TopicAuthorizationFailedError
 from fastapi import APIRouter
 
-from shared import access, database, outbox, runtime
+from shared import access, database, migration, outbox, runtime
 from shared.auth import Authenticator
 from shared.cluster import Refused
 from shared.config import ServiceSettings
@@ -25,6 +25,10 @@ from shared.rights import RIGHTS
 
 LOOK_AT_RIGHTS: Final = timedelta(minutes=1)
 """How long a permission may be gone before the service says so."""
+
+
+class SchemaAwaited(Exception):
+    """The migrations of this version are not applied yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,11 @@ async def backbone(
 
     Handlers of batches get at most `batch_records` events at once.
     """
+    if not settings.migrate:
+        await _schema_there(name, settings, outbox=outbox)
     await _admitted(name, settings)
     async with (
-        database.connect(settings.postgres.get_secret_value(), name, outbox=outbox) as db,
+        database.connect(settings.postgres.get_secret_value(), name, outbox=outbox, migrate=settings.migrate) as db,
         producer(settings.cluster, name, settings.outage_patience) as kafka,
     ):
         inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records)
@@ -112,3 +118,22 @@ async def _admitted(name: str, settings: ServiceSettings) -> None:
             while (found := await access.look(settings.cluster, RIGHTS[name])).missing:  # noqa: ASYNC110 - another process's state
                 await asyncio.sleep(0.05)
     access.require(settings.cluster, found)
+
+
+async def _schema_there(name: str, settings: ServiceSettings, *, outbox: bool) -> None:
+    """Wait for the schema of this version, alive and not ready, for as long as it takes."""
+
+    async def migrated() -> None:
+        raise SchemaAwaited
+
+    app = create_app(f"CDDS {name}", Authenticator(settings), {"schema": migrated})
+    serving = asyncio.create_task(runtime.serve_http(app, settings.http_host, settings.http_port))
+    waiting = asyncio.create_task(migration.wait_for_schema(settings.postgres.get_secret_value(), name, outbox=outbox))
+    try:
+        done, _ = await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (serving, waiting):
+            task.cancel()
+        await asyncio.gather(serving, waiting, return_exceptions=True)
