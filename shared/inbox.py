@@ -7,7 +7,7 @@ when PostgreSQL or the broker stays away.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,9 +20,11 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 from structlog.contextvars import bound_contextvars
 
 from shared import failpoints
+from shared.cluster import Cluster, Mechanism
 from shared.database import is_outage, outlast
 from shared.events import Event
 from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable, decode
@@ -174,7 +176,7 @@ class Inbox:
         """The topics of the events that have a handler."""
         return sorted({event.topic.name for event in self._handlers})
 
-    def broker(self, bootstrap: str) -> KafkaBroker:
+    def broker(self, cluster: Cluster) -> KafkaBroker:
         """The FastStream broker with this inbox as its only subscriber; also the source of the AsyncAPI document."""
 
         # FastStream's own parser fails on headers that are not UTF-8; ours touches nothing and leaves decoding to us.
@@ -190,7 +192,8 @@ class Inbox:
         consume.__annotations__ = {"events": list[reduce(or_, self._handlers)], "message": KafkaMessage}
         consume.__doc__ = f"What {self._service} consumes."
         broker = KafkaBroker(
-            bootstrap,
+            cluster.bootstrap,
+            security=_security(cluster),
             client_id=self._service,
             ack_policy=AckPolicy.MANUAL,
             consumer_only=True,
@@ -214,11 +217,11 @@ class Inbox:
         subscriber(consume)
         return broker
 
-    async def run(self, bootstrap: str, fetch_pause: timedelta = timedelta(0)) -> None:
+    async def run(self, cluster: Cluster, fetch_pause: timedelta = timedelta(0)) -> None:
         """Consume until cancelled; raises when an outage outlasts the patience."""
         for topic in self.topics:
             CONSUMED.labels(topic, "dead")  # from 0 on, or Prometheus would not see the first one as an increase
-        broker = self.broker(bootstrap)
+        broker = self.broker(cluster)
         try:
             await broker.start()
             async with asyncio.TaskGroup() as tasks:
@@ -406,6 +409,22 @@ class Inbox:
     def _waiting(self) -> bool:
         """Whether there are records that were not handled yet; what was fetched is no lag any more."""
         return self._lag > 0 or (self._handling is not None and not self._handling.done())
+
+
+_SASL: Final[Mapping[Mechanism, type[SASLPlaintext | SASLScram256 | SASLScram512]]] = {
+    "PLAIN": SASLPlaintext,
+    "SCRAM-SHA-256": SASLScram256,
+    "SCRAM-SHA-512": SASLScram512,
+}
+
+
+def _security(cluster: Cluster) -> BaseSecurity | None:
+    """The cluster's, as FastStream takes it."""
+    if cluster.tls is None:
+        return None
+    if cluster.mechanism is None or cluster.username is None or cluster.password is None:
+        return BaseSecurity(ssl_context=cluster.tls)
+    return _SASL[cluster.mechanism](cluster.username, cluster.password.get_secret_value(), ssl_context=cluster.tls)
 
 
 def _consumers(broker: KafkaBroker) -> Iterator[AIOKafkaConsumer]:

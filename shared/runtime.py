@@ -20,6 +20,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared import observability, starting, tracing
+from shared.cluster import Refused
 from shared.config import ProcessSettings
 from shared.database import outlast
 from shared.observability import log
@@ -97,8 +98,18 @@ def _say(read: Read[S]) -> None:
 
 
 def _give_up(error: BaseException) -> NoReturn:
-    log.error("service failed", exc_info=error)
+    if (refused := _refusal(error)) is not None:
+        log.error("service failed", reason=refused.message, remedy=refused.remedy)
+    else:
+        log.error("service failed", exc_info=error)
     sys.exit(1)
+
+
+def _refusal(error: BaseException) -> Refused | None:
+    """What needs no traceback, for it says by itself what to do."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, Refused) else None
 
 
 async def run_all(

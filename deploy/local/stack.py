@@ -29,6 +29,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, Output, Restartable, StartFailed, Supervised, free_port
 from deploy.local.secrets import ISSUER, Secrets, write_private
 from shared import outbox
+from shared.cluster import Cluster
 from shared.messaging import ensure_topics
 
 DATABASE: Final = "cdds"
@@ -134,6 +135,7 @@ class Stack:
 
     def describe(self) -> dict[str, object]:
         """What `stack.json` tells other processes."""
+        told = {name: value for name, value in self.options.environment.items() if not name.endswith("_KAFKA_PASSWORD")}
         return {
             "pid": os.getpid(),
             "url": self.url,
@@ -141,7 +143,7 @@ class Stack:
             "postgres": self.dsn(),
             "sources": self.dsn(SOURCES_DATABASE),
             "services": {name: {"url": self.url_of(name), "pid": child.pid} for name, child in self.services.items()},
-            "settings": {name: {**self._settings(name), **self.options.environment} for name in SERVICES},
+            "settings": {name: {**self._settings(name), **told} for name in SERVICES},
         }
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -320,7 +322,7 @@ class _Refilled:
         await self._broker.start()
         # Even a clean stop of the embedded broker lost what it had acknowledged while it wrote its snapshot (seen).
         if is_new or self._broker.started_after_crash or isinstance(self._broker, EmbeddedKafka):
-            await ensure_topics(self._broker.bootstrap, PARTITIONS, replication=1)
+            await ensure_topics(Cluster(self._broker.bootstrap), PARTITIONS, replication=1)
             await republish(self._dsn)
 
 
