@@ -30,7 +30,7 @@ def migrate(postgres: PostgresOption = None, data: DataOption = None, output: Ou
 
     What is applied already is left alone, so it may be repeated, and run twice at once.
     """
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    log_to_standard_error()
     installation = Installation.find(data, postgres)
     dsns = dsns_of(installation)
     applied: dict[str, list[str]] = {}
@@ -51,6 +51,11 @@ def republish(postgres: PostgresOption = None, data: DataOption = None) -> None:
     dsns = dsns_of(Installation.find(data, postgres))
     count = sum(run_in(dsn, _republish(dsn, owner)) for owner, dsn in dsns.items() if owner in PUBLISHERS)
     out.print(f"{count} events are due again; the services publish them in their old order.")
+
+
+def log_to_standard_error() -> None:
+    """Keep what services log, when a command does their work, out of what it answers."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def dsns_of(installation: Installation) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table
-from cli.databases import PostgresOption, acting_as_worker, dsns_of, run_in
+from cli.databases import PostgresOption, acting_as_worker, dsns_of, log_to_standard_error, run_in
 from cli.installation import DataOption, Installation
 from deploy.local.stack import PUBLISHERS
 from services.history.domain.rebuilds import Rebuild, RebuildState
@@ -45,6 +45,8 @@ def rebuild(
     dsns = dsns_of(installation)
     if missing := [name for name in ("history", *PUBLISHERS) if name not in dsns]:
         raise Failure(f"CDDS_{missing[0].upper()}_POSTGRES is not set: a rebuild reads the outboxes of all services")
+    if here:
+        log_to_standard_error()
     with installation.in_environment():
         ended = run_in(dsns["history"], _here(dsns, checking=check) if here else _rebuild(dsns, checking=check))
     if ended.state == RebuildState.FAILED or ended.report is None:

@@ -24,13 +24,19 @@ SOURCE = ROOT / "deploy/postgres/source.sql"
 DATABASE = "cdds"
 
 
+def has_tls() -> bool:
+    """Whether there is a PostgreSQL with TLS, or has to be."""
+    return bool(_found()) or "CDDS_REQUIRE_POSTGRES_TLS" in os.environ
+
+
+def _found() -> list[Path]:
+    paths = [path for path in Path("/usr/lib/postgresql").glob("[0-9]*") if (path / "bin/initdb").exists()]
+    return sorted((path for path in paths if int(path.name) >= 15), key=lambda path: int(path.name))
+
+
 def installed() -> Path:
     """The newest PostgreSQL of this machine; skips the test that wants it where there is none."""
-    found = sorted(
-        (path for path in Path("/usr/lib/postgresql").glob("*") if (path / "bin/initdb").exists()),
-        key=lambda path: int(path.name),
-    )
-    if found and int(found[-1].name) >= 15:
+    if found := _found():
         return found[-1]
     if "CDDS_REQUIRE_POSTGRES_TLS" in os.environ:
         pytest.fail("CDDS_REQUIRE_POSTGRES_TLS is set, and there is no PostgreSQL 15 or later in /usr/lib/postgresql")
