@@ -16,6 +16,12 @@ _EXPIRED: Final = 10
 """X509_V_ERR_CERT_HAS_EXPIRED."""
 
 
+_REFUSED: Final = (
+    "the server closed the connection when it saw the certificate in sslcert of the DSN: give one that is valid and"
+    " from the CA in the server's ssl_ca_file"
+)
+
+
 class NoTrust(ConnectionError):
     """TLS to PostgreSQL failed, for a reason that the message says with its remedy; nothing was sent in the clear."""
 
@@ -27,6 +33,9 @@ async def connect(dsn: str, **settings: Any) -> _Direct:
     except Exception as error:
         if (fault := tls_fault(error)) is not None:
             raise NoTrust(fault) from error
+        if isinstance(error, asyncpg.ConnectionDoesNotExistError | ConnectionResetError) and "sslcert=" in dsn:
+            # In TLS 1.3 a server that refuses our certificate just closes, after we believed to be connected.
+            raise NoTrust(_REFUSED) from error
         raise
 
 
