@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import databases, demo, history, stack, topics
+from cli import databases, demo, history, restored, stack, topics
 from cli.apply.commands import apply, export
 from cli.artifacts import listing
 from cli.artifacts.decrypt import decrypt
@@ -30,6 +30,7 @@ app.command()(stack.down)
 app.command()(stack.token)
 app.command()(databases.migrate)
 app.command()(databases.republish)
+app.command()(restored.restored)
 app.command()(demo.demo)
 app.command(epilog="cdds apply -f jobs.yaml -f jobs.d/ --plan")(apply)
 app.command(epilog="cdds export > jobs.yaml")(export)
