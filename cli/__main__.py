@@ -12,8 +12,16 @@ COMMANDS: Final = {
     "up": Lazy("cli.stack:up", "Start PostgreSQL, Kafka and the five services; Ctrl-C stops everything in order."),
     "down": Lazy("cli.stack:down", "Stop the stack that runs in the background."),
     "token": Lazy("cli.stack:token", "Print an access token for the local stack's HTTP API."),
+    "migrate": Lazy(
+        "cli.databases:migrate",
+        "Apply the migrations of every service whose CDDS_…_POSTGRES is set, as its owner; services may be running.",
+    ),
+    "restored": Lazy(
+        "cli.restored:restored",
+        "Let Kafka forget what PostgreSQL has, after it was restored to an earlier moment and before services start.",
+    ),
     "republish": Lazy(
-        "cli.stack:republish",
+        "cli.databases:republish",
         "Publish kept events once more, after a broker lost records; consumers change nothing they know.",
     ),
     "demo": Lazy(

@@ -1,4 +1,4 @@
-"""`cdds up`, `down`, `token` and `republish`: the local stack."""
+"""`cdds up`, `down` and `token`: the local stack."""
 
 import asyncio
 import os
@@ -6,19 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from cli.console import Exit, Failure, ago_option, out
+from cli.console import Failure, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
 from deploy.local.secrets import Secrets
 from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Stack, running
-from deploy.local.stack import republish as republish_outboxes
 
 Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]
 DEMO_ROWS = 100_000
@@ -72,22 +71,6 @@ def token(
         raise Failure(f"there is no role {role!r}: use viewer, operator or admin")
     secrets = Secrets(data / "secrets")
     typer.echo(secrets.token(tenant=tenant, role=role, subject=f"{role}@{tenant}", lifetime=timedelta(days=days)))
-
-
-def republish(
-    postgres: Annotated[str | None, typer.Option(help="DSN; the running local stack's otherwise.")] = None,
-    data: Data = Path(".cdds"),
-    since: Annotated[datetime | None, ago_option("Only what was published after:")] = None,
-) -> None:
-    """Publish kept events once more, after a broker lost records; consumers change nothing they know."""
-    dsn = postgres or (running(data) or {}).get("postgres")
-    if dsn is None:
-        raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
-    try:
-        count = asyncio.run(republish_outboxes(dsn, since))
-    except OSError as error:
-        raise Failure(f"PostgreSQL does not answer: {error}", Exit.UNREACHABLE) from error
-    out.print(f"{count} events are due again; the services publish them in their old order.")
 
 
 async def fill_sources(dsn: str, rows: int) -> None:

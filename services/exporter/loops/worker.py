@@ -170,7 +170,8 @@ class Worker:
         return RunState.SUCCEEDED
 
     async def _export(self, claim: Claim, attempt: Attempt) -> tuple[Result, list[x509.Certificate]]:
-        await in_thread(lambda: self._remove(*claim.dead_prefixes))
+        # Its own place, too: a database that was restored from a backup may give an attempt out again.
+        await in_thread(lambda: self._remove(*claim.dead_prefixes, claim.prefix))
         query, output = asked(claim, self._sources, self._settings.masking_key)
         encrypted = output.encryption is not Encryption.NONE
         recipients = await self._outlasting(lambda: self._recipients(claim)) if encrypted else []
