@@ -121,3 +121,7 @@ bench-console: install ## First pages of 100,000 jobs and 10 million executions,
 .PHONY: bench-history
 bench-history: install ## Catching up, lag, lists among 10 million executions, and 500 readers of the stream
 	$(BIN)/python -m bench.history
+
+.PHONY: bench-capacity
+bench-capacity: install ## What a run costs each service in CPU time, and leaves behind in bytes
+	$(BIN)/python -m bench.capacity

@@ -32,7 +32,7 @@ from bench.harness import (
 )
 from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
-from shared import database, outbox
+from shared import database, migration, outbox
 from shared.database import Connection, Database, Pool
 from shared.events import JOBS, Job, JobCreated, JobState, JobUpdated, new_event_id
 from shared.jobs import AllData, Hourly, JobSettings
@@ -141,7 +141,7 @@ async def _throughput(postgres: EmbeddedPostgres, broker: Broker, events: int, r
 
 async def _fill(dsn: str, events: int) -> None:
     """Put `events` into an outbox; as the superuser, because COPY does not pass row-level security."""
-    await database.migrate(dsn, SERVICE, outbox=True)
+    await migration.migrate(dsn, SERVICE, outbox=True)
     connection = await asyncpg.connect(dsn)
     columns = ("event_id", "topic", "key", "type", "tenant", "occurred_at", "value")
     started = time.monotonic()
@@ -338,7 +338,7 @@ async def _latency(postgres: EmbeddedPostgres, broker: Broker, rate: int, second
     """From just after the commit in one process to the consumer in another; the monotonic clock is the machine's."""
     await postgres.create_database("paced")
     dsn = postgres.dsn("paced")
-    await database.migrate(dsn, SERVICE, outbox=True)
+    await migration.migrate(dsn, SERVICE, outbox=True)
     warm_up = WARM_UP_SECONDS * rate
     count = warm_up + seconds * rate
     out.print(f"{count:,} commits at {rate:,} a second …")

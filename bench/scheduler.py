@@ -48,7 +48,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, free_port, until_ready
 from deploy.local.secrets import Secrets
 from services.scheduler.store import Store
-from shared import database
+from shared import database, migration
 from shared.events import SCHEDULED_RUNS, RunRequested
 from shared.jobs import JobSettings
 from shared.messaging import ensure_topics
@@ -203,7 +203,7 @@ async def _database(postgres: EmbeddedPostgres, name: str, schedules: int) -> st
     """A database with `schedules` due at some moment of the next year, vacuumed, with statistics and on disk."""
     await postgres.create_database(name)
     dsn = postgres.dsn(name)
-    await database.migrate(dsn, SERVICE, outbox=True)
+    await migration.migrate(dsn, SERVICE, outbox=True)
     connection = await asyncpg.connect(dsn)
     try:
         started = time.monotonic()

@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from cli.console import Exit, Failure, out
+from cli.console import Exit, Failure, ago_option, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
 from deploy.local.secrets import ISSUER, Secrets, private_key
@@ -100,13 +100,14 @@ def issued(file: Path, issuer: str, *, tenant: str, role: str, subject: str, lif
 def republish(
     postgres: Annotated[str | None, typer.Option(help="DSN; the running local stack's otherwise.")] = None,
     data: Data = Path(".cdds"),
+    since: Annotated[datetime | None, ago_option("Only what was published after:")] = None,
 ) -> None:
-    """Publish every kept event once more, after a broker lost records; consumers change nothing they know."""
+    """Publish kept events once more, after a broker lost records; consumers change nothing they know."""
     dsn = postgres or (running(data) or {}).get("postgres")
     if dsn is None:
         raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
     try:
-        count = asyncio.run(republish_outboxes(dsn))
+        count = asyncio.run(republish_outboxes(dsn, since))
     except OSError as error:
         raise Failure(f"PostgreSQL does not answer: {error}", Exit.UNREACHABLE) from error
     out.print(f"{count} events are due again; the services publish them in their old order.")

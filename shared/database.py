@@ -1,21 +1,21 @@
-"""PostgreSQL: the pool, its two roles, forward-only migrations, and what counts as an outage.
+"""PostgreSQL: the pool, its two roles, and what counts as an outage.
 
-Every service owns one schema. Migrations run as the login role; everything else runs as `<schema>_worker`, which sees
-all tenants, or, for one transaction at an HTTP edge, as `<schema>_tenant`, which sees one. Neither owns anything, so
-row-level security binds both.
+Every service has one schema. Migrations (`shared.migration`) run as its owner; everything else runs as
+`<schema>_worker`, which sees all tenants, or, for one transaction at an HTTP edge, as `<schema>_tenant`, which sees
+one. Neither owns anything, so row-level security binds both. The login may be the owner, or one that may act as these
+two and nothing else (deploy/postgres/roles.sql).
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from importlib import resources
 from typing import Final, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
 
+from shared import migration
 from shared.observability import log
 
 T = TypeVar("T")
@@ -60,10 +60,6 @@ async def outlast(call: Callable[[], Awaitable[T]], patience: timedelta) -> T:
             log.warning("waiting for PostgreSQL", error=repr(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
-
-
-class MigrationChanged(Exception):
-    """An applied migration file was edited; write a new one instead."""
 
 
 class Database:
@@ -124,9 +120,17 @@ def _to_json(value: object) -> str:
 
 
 @asynccontextmanager
-async def connect(dsn: str, service: str, *, outbox: bool = False, connections: int = 10) -> AsyncGenerator[Database]:
-    """Migrate the schema of `service` and open its pool, of at most `connections`, in the worker role."""
-    await migrate(dsn, service, outbox=outbox)
+async def connect(
+    dsn: str, service: str, *, outbox: bool = False, connections: int = 10, migrate: bool = True
+) -> AsyncGenerator[Database]:
+    """Migrate the schema of `service`, or wait until somebody has, and open its pool in the worker role.
+
+    The pool has at most so many `connections`.
+    """
+    if migrate:
+        await migration.migrate(dsn, service, outbox=outbox)
+    else:
+        await migration.wait_for_schema(dsn, service, outbox=outbox)
     async with asyncpg.create_pool(
         dsn,
         min_size=1,
@@ -143,77 +147,3 @@ async def connect(dsn: str, service: str, *, outbox: bool = False, connections: 
         },
     ) as pool:
         yield Database(pool, service)
-
-
-async def migrate(dsn: str, service: str, *, outbox: bool, schema: str | None = None) -> None:
-    """Apply `services/<service>/migrations/NNNN_*.sql` that are new, one transaction each, one replica at a time.
-
-    With `outbox` the schema gets `shared.outbox`'s table first. It is called as the service unless `schema` is given,
-    for tables beside the live ones; the roles are the service's. Raises MigrationChanged when an applied file differs.
-    """
-    schema = schema or service
-    connection = await asyncpg.connect(dsn, server_settings={"timezone": "UTC"})
-    try:
-        # One lock for all services: they share the cluster-wide roles that the bookkeeping makes.
-        await connection.execute("SELECT pg_advisory_lock(hashtext('cdds.migrate'))")
-        await _bookkeeping(connection, service, schema)
-        applied = {row["name"]: row["sha256"] for row in await connection.fetch(f"TABLE {schema}.applied_migrations")}
-        for name, text in _migrations(service, outbox=outbox):
-            sha256 = _sha256(text)
-            if name not in applied:
-                await _apply(connection, schema, name, text, sha256)
-            elif applied[name] != sha256:
-                raise MigrationChanged(f"{schema}: migration {name} was changed after it was applied")
-    finally:
-        await connection.close()
-
-
-def fingerprints(service: str, *, outbox: bool) -> dict[str, str]:
-    """The names of the migrations of `service`, and what each is recognised by where it was applied."""
-    return {name: _sha256(text) for name, text in _migrations(service, outbox=outbox)}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _migrations(service: str, *, outbox: bool) -> Iterator[tuple[str, str]]:
-    folders = [resources.files("shared.migrations")] if outbox else []
-    for folder in [*folders, resources.files(f"services.{service}").joinpath("migrations")]:
-        for file in sorted(folder.iterdir(), key=lambda file: file.name):
-            if file.name.endswith(".sql"):
-                yield file.name, file.read_text(encoding="utf-8")
-
-
-async def _apply(connection: DirectConnection, schema: str, name: str, text: str, sha256: str) -> None:
-    async with connection.transaction():
-        await connection.execute(f"SET LOCAL search_path = {schema}")
-        await connection.execute(text)
-        await connection.execute(
-            f"INSERT INTO {schema}.applied_migrations (name, sha256) VALUES ($1, $2)", name, sha256
-        )
-    log.info("migration applied", schema=schema, migration=name)
-
-
-async def _bookkeeping(connection: DirectConnection, service: str, schema: str) -> None:
-    await connection.execute(f"""
-        DO $$
-        DECLARE
-          name text;
-        BEGIN
-          FOREACH name IN ARRAY ARRAY['{service}_worker', '{service}_tenant'] LOOP
-            BEGIN
-              EXECUTE format('CREATE ROLE %I NOLOGIN', name);
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database made it
-            END;
-            EXECUTE format('GRANT %I TO CURRENT_USER', name);
-          END LOOP;
-        END $$;
-        CREATE SCHEMA IF NOT EXISTS {schema};
-        GRANT USAGE ON SCHEMA {schema} TO {service}_worker, {service}_tenant;
-        CREATE TABLE IF NOT EXISTS {schema}.applied_migrations (
-          name text PRIMARY KEY,
-          sha256 text NOT NULL,
-          applied_at timestamptz NOT NULL DEFAULT now()
-        );
-    """)

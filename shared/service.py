@@ -1,5 +1,6 @@
 """The backbone of a service: database, producer, inbox, relay and HTTP, opened in order and closed in reverse."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from shared import database, outbox, runtime
+from shared import database, migration, outbox, runtime
 from shared.auth import Authenticator
 from shared.config import ServiceSettings
 from shared.database import Database
@@ -17,6 +18,10 @@ from shared.http import Problem, create_app
 from shared.inbox import Inbox
 from shared.messaging import Producer, ensure_topics, producer
 from shared.replay import Replay
+
+
+class SchemaAwaited(Exception):
+    """The migrations of this version are not applied yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +79,31 @@ async def backbone(
 
     Handlers of batches get at most `batch_records` events at once.
     """
+    if not settings.migrate:
+        await _schema_there(name, settings, outbox=outbox)
     await ensure_topics(settings.kafka, settings.kafka_partitions, settings.kafka_replication)
     async with (
-        database.connect(settings.postgres.get_secret_value(), name, outbox=outbox) as db,
+        database.connect(settings.postgres.get_secret_value(), name, outbox=outbox, migrate=settings.migrate) as db,
         producer(settings.kafka, name, settings.outage_patience) as kafka,
     ):
         inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records)
         yield Backbone(name, settings, db, kafka, inbox, outbox)
+
+
+async def _schema_there(name: str, settings: ServiceSettings, *, outbox: bool) -> None:
+    """Wait for the schema of this version, alive and not ready, for as long as it takes."""
+
+    async def migrated() -> None:
+        raise SchemaAwaited
+
+    app = create_app(f"CDDS {name}", Authenticator(settings), {"schema": migrated})
+    serving = asyncio.create_task(runtime.serve_http(app, settings.http_host, settings.http_port))
+    waiting = asyncio.create_task(migration.wait_for_schema(settings.postgres.get_secret_value(), name, outbox=outbox))
+    try:
+        done, _ = await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (serving, waiting):
+            task.cancel()
+        await asyncio.gather(serving, waiting, return_exceptions=True)

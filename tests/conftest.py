@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deploy.local.kafka import EmbeddedKafka
 from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
-from shared import database
+from shared import database, migration
 from shared.database import Database
 from tests.brokers import apache_kafka
 
@@ -49,7 +49,7 @@ async def templates(postgres: EmbeddedPostgres) -> dict[str, str]:
     for service, outbox in PUBLISHES.items():
         names[service] = f"template_{service}"
         await postgres.create_database(names[service])
-        await database.migrate(postgres.dsn(names[service]), service, outbox=outbox)
+        await migration.migrate(postgres.dsn(names[service]), service, outbox=outbox)
     return names
 
 

@@ -13,7 +13,9 @@ from cli.doctor.checking import CONNECT_SECONDS, address, bounded, explained
 from cli.doctor.findings import Finding, Status, failed, ok, warning
 from cli.installation import STATEFUL, Installation
 from deploy.local.stack import PUBLISHERS
-from shared.database import DirectConnection, fingerprints
+from shared import migration
+from shared.database import DirectConnection
+from shared.migration import Migration
 
 CHECK: Final = "postgresql"
 OLDEST_VERSION: Final = 15
@@ -134,7 +136,7 @@ async def _roles(connection: DirectConnection, services: Sequence[str]) -> list[
     )
     known = {row["rolname"]: row for row in rows}
     findings = [
-        failed(CHECK, "roles", f"the role {name} does not exist", "start its service: the migrations make it")
+        failed(CHECK, "roles", f"the role {name} does not exist", "run `cdds migrate`, or deploy/postgres/roles.sql")
         for name in names
         if name not in known
     ]
@@ -152,20 +154,25 @@ async def _migrations(connection: DirectConnection, services: Sequence[str]) -> 
     """Whether each schema is that of this version, and its migrations are as they were when they were applied."""
     findings: list[Finding] = []
     for service in services:
-        wanted = fingerprints(service, outbox=service in PUBLISHERS)
-        if await connection.fetchval("SELECT to_regclass($1) IS NULL", f"{service}.applied_migrations"):
+        wanted = migration.of_service(service, outbox=service in PUBLISHERS)
+        try:
+            # Those who migrate and those who may only work can both be who is asking.
+            async with state.acting_as(connection, f"{service}_worker"):
+                rows = await connection.fetch(f"SELECT name, sha256 FROM {service}.applied_migrations")
+        except state.NO_SCHEMA:
             message = f"the schema {service} does not exist in this database"
-            findings.append(failed(CHECK, "schema", message, f"start {service}, or see whether this is its database"))
+            remedy = f"run `cdds migrate` or start {service}, or see whether this is its database"
+            findings.append(failed(CHECK, "schema", message, remedy))
             continue
-        rows = await connection.fetch(f"SELECT name, sha256 FROM {service}.applied_migrations")
         findings += _compared(service, wanted, {row["name"]: row["sha256"] for row in rows})
     return findings
 
 
-def _compared(service: str, wanted: Mapping[str, str], applied: Mapping[str, str]) -> list[Finding]:
-    changed = [name for name, text in wanted.items() if name in applied and applied[name] != text]
-    missing = [name for name in wanted if name not in applied]
-    unknown = [name for name in applied if name not in wanted]
+def _compared(service: str, wanted: Sequence[Migration], applied: Mapping[str, str]) -> list[Finding]:
+    names = [file.name for file in wanted]
+    changed = [file.name for file in wanted if file.name in applied and not file.is_the_one(applied[file.name])]
+    missing = [name for name in names if name not in applied]
+    unknown = [name for name in applied if name not in names]
     findings: list[Finding] = []
     if changed:
         message = f"{service}: {', '.join(changed)} is not what was applied"
@@ -173,7 +180,7 @@ def _compared(service: str, wanted: Mapping[str, str], applied: Mapping[str, str
         findings.append(failed(CHECK, "schema", message, remedy))
     if missing:
         message = f"{service}: {', '.join(missing)} is not applied"
-        findings.append(failed(CHECK, "schema", message, f"start this version of {service}: it applies them"))
+        findings.append(failed(CHECK, "schema", message, "run `cdds migrate` of this version"))
     if unknown:
         message = f"{service}: a newer version of CDDS has applied {', '.join(unknown)}"
         findings.append(warning(CHECK, "schema", message, "run the doctor of that version"))

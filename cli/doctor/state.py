@@ -28,7 +28,7 @@ async def _outboxes(connection: DirectConnection, services: Sequence[str]) -> li
     """Whether what was committed reaches Kafka."""
     findings: list[Finding] = []
     for service in (name for name in services if name in PUBLISHERS):
-        async with _acting_as(connection, f"{service}_worker"):
+        async with acting_as(connection, f"{service}_worker"):
             row = await connection.fetchrow(
                 f"""SELECT count(*) AS unsent,
                            coalesce(clock_timestamp() - (
@@ -52,7 +52,7 @@ async def _runs(connection: DirectConnection, services: Sequence[str]) -> list[F
     """Whether runs are left behind by their worker, or by everybody."""
     if "exporter" not in services:
         return []
-    async with _acting_as(connection, "exporter_worker"):
+    async with acting_as(connection, "exporter_worker"):
         row = await connection.fetchrow(
             """SELECT count(*) FILTER (WHERE state = 'running') AS running,
                       count(*) FILTER (WHERE state = 'queued') AS queued,
@@ -80,7 +80,7 @@ async def _schedules(connection: DirectConnection, services: Sequence[str]) -> l
     """Whether what is due is decided."""
     if "scheduler" not in services:
         return []
-    async with _acting_as(connection, "scheduler_worker"):
+    async with acting_as(connection, "scheduler_worker"):
         row = await connection.fetchrow(
             """SELECT count(*) AS late, coalesce(clock_timestamp() - min(due_at), '0') AS first
                FROM scheduler.schedules WHERE due_at < clock_timestamp() - $1::interval""",
@@ -97,7 +97,7 @@ async def _certificates(connection: DirectConnection, services: Sequence[str]) -
     """Which tenants cannot export any more, or soon."""
     if "job_api" not in services:
         return []
-    async with _acting_as(connection, "job_api_worker"):
+    async with acting_as(connection, "job_api_worker"):
         rows = await connection.fetch(
             """SELECT tenant, max(not_after) - now() AS last,
                       min(not_after) FILTER (WHERE not_after >= now()) - now() AS next,
@@ -126,16 +126,17 @@ async def _partitions(connection: DirectConnection, services: Sequence[str]) -> 
     """Whether history has a place for this month's rows, and for the next one's."""
     if "history" not in services:
         return []
-    rows = await connection.fetch(
-        """SELECT month, array_agg(parent.relname::text ORDER BY parent.relname) AS tables
-           FROM pg_partitioned_table
-           JOIN pg_class parent ON parent.oid = partrelid AND parent.relnamespace = 'history'::regnamespace
-           CROSS JOIN (VALUES (0), (1)) AS ahead (month)
-           WHERE to_regclass(format('history.%I', parent.relname || '_'
-                   || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => month),
-                              'YYYY_MM'))) IS NULL
-           GROUP BY month ORDER BY month"""
-    )
+    async with acting_as(connection, "history_worker"):
+        rows = await connection.fetch(
+            """SELECT month, array_agg(parent.relname::text ORDER BY parent.relname) AS tables
+               FROM pg_partitioned_table
+               JOIN pg_class parent ON parent.oid = partrelid AND parent.relnamespace = 'history'::regnamespace
+               CROSS JOIN (VALUES (0), (1)) AS ahead (month)
+               WHERE to_regclass(format('history.%I', parent.relname || '_'
+                       || to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => month),
+                                  'YYYY_MM'))) IS NULL
+               GROUP BY month ORDER BY month"""
+        )
     remedy = "see that history runs: it makes them every 10 min, two months ahead, unless a reader locks the table"
     this, following = "this month's rows", "next month's rows"
     return [
@@ -149,7 +150,7 @@ async def _partitions(connection: DirectConnection, services: Sequence[str]) -> 
 
 
 @asynccontextmanager
-async def _acting_as(connection: DirectConnection, role: str) -> AsyncGenerator[None]:
+async def acting_as(connection: DirectConnection, role: str) -> AsyncGenerator[None]:
     """See the rows of all tenants, as the service's loops do: row-level security binds the owner of the tables, too."""
     async with connection.transaction(readonly=True):
         await connection.execute(f"SET LOCAL ROLE {role}")
@@ -162,14 +163,14 @@ def _where_there_is_a_schema(check: str, run: "Run") -> "Run":
     async def checked(connection: DirectConnection, services: Sequence[str]) -> Iterable[Finding]:
         try:
             return await run(connection, services)
-        except _NO_SCHEMA:
+        except NO_SCHEMA:
             return [warning(check, "tables", "not checked: tables or roles are missing", "see the schema's finding")]
 
     return checked
 
 
 Run = Callable[[DirectConnection, Sequence[str]], Awaitable[Iterable[Finding]]]
-_NO_SCHEMA: Final = (
+NO_SCHEMA: Final = (
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
     asyncpg.InvalidSchemaNameError,

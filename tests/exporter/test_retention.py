@@ -19,8 +19,8 @@ from services.exporter.domain import artifact_id
 from services.exporter.loops import Janitor, janitor
 from services.exporter.pipeline import ObjectStore
 from services.exporter.store import Store
-from shared import database as databases
-from shared.database import Database
+from shared import migration
+from shared.database import Database, connect
 from tests.conftest import fresh_database
 from tests.exporter.runs import claimed, digest, names, outcome, published, requested, seal
 
@@ -298,7 +298,7 @@ async def test_a_janitor_killed_at_any_point_is_followed_by_one_that_goes_on(
 
     async with (
         fresh_database(postgres, templates["exporter"]) as dsn,
-        databases.connect(dsn, "exporter", outbox=True) as database,
+        connect(dsn, "exporter", outbox=True) as database,
     ):
         run_id = await exported(Store(database, timedelta(days=30)), objects)
         await expire(database)
@@ -351,15 +351,11 @@ async def test_the_look_for_work_reads_no_more_than_the_work(
 async def test_manifests_and_files_of_the_release_before_are_kept(
     postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, objects: ObjectStore
 ) -> None:
-    every_file = databases._migrations
-
-    def before(*given: Any, **named: Any) -> list[tuple[str, str]]:
-        return [(name, text) for name, text in every_file(*given, **named) if name < "0003"]
-
+    before = [file for file in migration.of_service("exporter", outbox=True) if file.name < "0003"]
     async with fresh_database(postgres) as dsn:
         with monkeypatch.context() as patched:
-            patched.setattr(databases, "_migrations", before)
-            await databases.migrate(dsn, "exporter", outbox=True)
+            patched.setattr(migration, "of_service", lambda *_, **__: before)
+            await migration.migrate(dsn, "exporter", outbox=True)
         request = requested()
         run, manifest, artifact = request.run_id, UUID(int=1), UUID(int=2)
         connection = await asyncpg.connect(dsn, server_settings={"search_path": "exporter"})
@@ -381,7 +377,7 @@ async def test_manifests_and_files_of_the_release_before_are_kept(
         )  # fmt: skip
         await connection.close()
 
-        async with databases.connect(dsn, "exporter", outbox=True) as database:
+        async with connect(dsn, "exporter", outbox=True) as database:
             store = Store(database, timedelta(days=30))
             kept = await store.file("t1", manifest)
             assert kept is not None

@@ -19,8 +19,9 @@ from cli.console import Exit, Failure
 from deploy.local.postgres import EmbeddedPostgres
 from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
-from shared.database import Database, connect, migrate
+from shared.database import Database, connect
 from shared.events import EVENT_TYPES, Event
+from shared.migration import migrate
 from tests.conftest import fresh_database
 from tests.history.events import Run, batch, everything, finished_run, project, streams
 from tests.history.world import OWNERS, World, connected, remembering, running, world

@@ -21,7 +21,7 @@ from services.history import consumers
 from services.history.config import Settings
 from services.history.loops.rebuild import Rebuilder
 from services.history.store import Store
-from shared import database, outbox
+from shared import database, migration, outbox
 from shared.database import Database
 from shared.events import Event, RunProgressed
 from shared.inbox import Inbox
@@ -89,7 +89,7 @@ async def world(dsn: str, folder: Path) -> AsyncGenerator[World]:
         broker = await exits.enter_async_context(EmbeddedKafka(folder / "broker"))
         await ensure_topics(broker.bootstrap, 2, 1)
         kafka = await exits.enter_async_context(producer(broker.bootstrap, "test", PATIENCE))
-        await database.migrate(dsn, "history", outbox=False)
+        await migration.migrate(dsn, "history", outbox=False)
         owners = {name: await exits.enter_async_context(database.connect(dsn, name, outbox=True)) for name in OWNERS}
         for pool in owners.values():
             for loop in (Relay, Replay):

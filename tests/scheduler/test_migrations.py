@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
-from shared import database, slots
+from shared import database, migration, slots
 from shared.events import JobCreated, RunFailed, RunRequested, RunSucceeded, Slot, Trigger
 from tests.conftest import fresh_database
 from tests.scheduler.jobs import created, resumed, settings, suspended
@@ -38,14 +38,10 @@ FIRST_RELEASE = ("0000_outbox.sql", "0001_schedules.sql")
 
 
 async def migrate_to_the_first_release(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    every_file = database._migrations
+    first = [file for file in migration.of_service("scheduler", outbox=True) if file.name in FIRST_RELEASE]
     with monkeypatch.context() as patched:
-        patched.setattr(
-            database,
-            "_migrations",
-            lambda *given, **named: (file for file in every_file(*given, **named) if file[0] in FIRST_RELEASE),
-        )
-        await database.migrate(dsn, "scheduler", outbox=True)
+        patched.setattr(migration, "of_service", lambda *_, **__: first)
+        await migration.migrate(dsn, "scheduler", outbox=True)
 
 
 RAN = slots.scheduled_slot(NOON - HOUR)

@@ -1,7 +1,7 @@
 """Migrations, roles and row-level security, on the schemas of all services."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from shared import database
-from shared.database import Database, MigrationChanged, is_outage, outlast
+from shared import database, migration
+from shared.database import Database, is_outage, outlast
+from shared.migration import Migration, MigrationChanged
 from tests.conftest import PUBLISHES, DatabaseOf, fresh_database
 
 each_service = pytest.mark.parametrize("service", PUBLISHES)
@@ -25,21 +26,21 @@ async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 async def applied(dsn: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(dsn)
     try:
-        return await connection.fetch("TABLE scheduler.applied_migrations")
+        return await connection.fetch("SELECT * FROM scheduler.applied_migrations ORDER BY applied_at")
     finally:
         await connection.close()
 
 
 async def test_migrations_are_applied_once_however_many_replicas_start_together(dsn: str) -> None:
-    await asyncio.gather(*(database.migrate(dsn, "scheduler", outbox=True) for _ in range(4)))
+    await asyncio.gather(*(migration.migrate(dsn, "scheduler", outbox=True) for _ in range(4)))
     first = await applied(dsn)
-    assert [row["name"] for row in first] == sorted(row["name"] for row in first)
-    await database.migrate(dsn, "scheduler", outbox=True)
+    assert [row["name"] for row in first] == [file.name for file in migration.of_service("scheduler", outbox=True)]
+    await migration.migrate(dsn, "scheduler", outbox=True)
     assert await applied(dsn) == first
 
 
 async def test_services_that_start_together_on_one_database_do_not_disturb_each_other(dsn: str) -> None:
-    await asyncio.gather(*(database.migrate(dsn, name, outbox=outbox) for name, outbox in PUBLISHES.items()))
+    await asyncio.gather(*(migration.migrate(dsn, name, outbox=outbox) for name, outbox in PUBLISHES.items()))
 
 
 async def test_services_that_start_together_on_databases_of_one_server_do_not_disturb_each_other(
@@ -48,7 +49,7 @@ async def test_services_that_start_together_on_databases_of_one_server_do_not_di
     async with fresh_database(postgres) as one, fresh_database(postgres) as two, fresh_database(postgres) as three:
         await asyncio.gather(
             *(
-                database.migrate(dsn, name, outbox=outbox)
+                migration.migrate(dsn, name, outbox=outbox)
                 for dsn in (one, two, three)
                 for name, outbox in PUBLISHES.items()
             )
@@ -56,37 +57,32 @@ async def test_services_that_start_together_on_databases_of_one_server_do_not_di
 
 
 async def test_a_schema_beside_the_live_one_gets_the_same_migrations_and_the_roles_of_the_service(dsn: str) -> None:
-    await database.migrate(dsn, "history", outbox=False, schema="beside")
+    await migration.migrate(dsn, "history", outbox=False, schema="beside")
     async with database.connect(dsn, "history") as pool, pool.transaction() as connection:
         names = "SELECT array_agg(name ORDER BY name) FROM {}.applied_migrations"
-        # Only who migrates may read what was migrated.
-        await connection.execute("SET LOCAL ROLE NONE")
         assert await connection.fetchval(names.format("beside")) == await connection.fetchval(names.format("history"))
-        await connection.execute("SET LOCAL ROLE history_worker")
         assert await connection.fetchval("SELECT count(*) FROM beside.events") == 0
 
 
 async def test_an_applied_migration_that_was_changed_is_refused_by_name(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await database.migrate(dsn, "scheduler", outbox=True)
-    original = database._migrations
-
-    def edited(service: str, *, outbox: bool) -> Iterator[tuple[str, str]]:
-        for name, text in original(service, outbox=outbox):
-            yield name, text + ("-- edited" if name.startswith("0001") else "")
-
-    monkeypatch.setattr(database, "_migrations", edited)
+    await migration.migrate(dsn, "scheduler", outbox=True)
+    files = migration.of_service("scheduler", outbox=True)
+    edited = [Migration(f.name, f.text + ("-- edited" if f.name.startswith("0001") else "")) for f in files]
+    monkeypatch.setattr(migration, "of_service", lambda *_, **__: edited)
     with pytest.raises(MigrationChanged, match=r"scheduler: migration 0001_\w+\.sql was changed"):
-        await database.migrate(dsn, "scheduler", outbox=True)
+        await migration.migrate(dsn, "scheduler", outbox=True)
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        database, "_migrations", lambda *_, **__: [("0001_broken.sql", "CREATE TABLE left_over (); SELECT 1 / 0")]
+        migration,
+        "of_service",
+        lambda *_, **__: [Migration("0001_broken.sql", "CREATE TABLE left_over (); SELECT 1 / 0")],
     )
     with pytest.raises(asyncpg.DivisionByZeroError):
-        await database.migrate(dsn, "scheduler", outbox=True)
+        await migration.migrate(dsn, "scheduler", outbox=True)
     assert await applied(dsn) == []
     connection = await asyncpg.connect(dsn)
     try:
@@ -98,7 +94,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(dsn: str, monkeypatc
 # --- row-level security -------------------------------------------------------------------------------------------
 
 
-NOBODYS = {"applied_migrations", "sweeps", "replays", "rebuilds"}
+NOBODYS = {"applied_migrations", "migration_steps", "sweeps", "replays", "rebuilds"}
 """Tables that hold nothing of any tenant's: what was migrated, when the object store is looked through, rebuilds."""
 
 

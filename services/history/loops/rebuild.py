@@ -17,7 +17,7 @@ from services.history.config import Settings
 from services.history.domain.batch import Batch
 from services.history.domain.rebuilds import Rebuild, RebuildState
 from services.history.store import SHADOW, Store
-from shared import database, failpoints, replay, runtime
+from shared import failpoints, migration, replay, runtime
 from shared.database import is_outage, outlast
 from shared.events import TOPICS, Event, Topic
 from shared.messaging import MAX_RECORD_BYTES, RawRecord, Undecodable, decode
@@ -76,7 +76,7 @@ class Rebuilder:
         if rebuild.state == RebuildState.ASKED:
             await self._store.clear()
             dsn = self._settings.postgres.get_secret_value()
-            await database.migrate(dsn, self._service, outbox=False, schema=SHADOW)
+            await migration.migrate(dsn, self._service, outbox=False, schema=SHADOW)
             await self._store.make_shadow(rebuild)
         copies = _Copies(self._settings, self._store, rebuild)
         for topic in TOPICS:

@@ -2,9 +2,14 @@
 --
 -- The views run with the rights of whoever asks, so the role may read exactly the columns below and the rows its
 -- policies give it. A login for Grafana is made by the operator: docs/operate/metrics.md.
+--
+-- The text before made the role without a look whether it is there, which takes the right to make roles:
+-- replaces 3c3ef8fe499a0a176114811fcbb73d47eca5bc2a3bc3b2eac8d97610081fd3d5
 DO $$
 BEGIN
-  CREATE ROLE history_dashboards NOLOGIN;
+  IF to_regrole('history_dashboards') IS NULL THEN
+    CREATE ROLE history_dashboards NOLOGIN;
+  END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;  -- another database made it
 END $$;
 

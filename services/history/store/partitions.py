@@ -1,7 +1,7 @@
 """The months that are kept: partitions are made ahead of time, and dropped as a whole when they are too old."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -58,17 +58,12 @@ class PartitionStore(Part):
         }
         months = list(_months(now - self._retention, AHEAD, now))
         wanted = {_name(table, month): (table, month) for table in tables for month in months}
-        await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
         for name in sorted(wanted.keys() - existing):
             table, month = wanted[name]
-            await connection.execute(
-                f"""CREATE TABLE {name} PARTITION OF {table}
-                    FOR VALUES FROM ('{month.isoformat()}') TO ('{_following(month).isoformat()}')"""
-            )
+            await connection.execute("SELECT make_month(current_schema(), $1, $2)", table, month.date())
         too_old = sorted(name for name in existing - wanted.keys() if name < _name(_table(name), months[0]))
         for name in too_old:
-            await connection.execute(f"DROP TABLE {name}")
-        await connection.execute(f"SET LOCAL ROLE {self._database.schema}_worker")
+            await connection.execute("SELECT drop_month(current_schema(), $1, $2)", _table(name), _month(name))
         return len(wanted.keys() - existing) + len(too_old)
 
     async def look_at_partitions(self) -> None:
@@ -141,3 +136,11 @@ def _name(table: str, month: datetime) -> str:
 
 def _table(partition: str) -> str:
     return partition[: -len("_2026_11")]
+
+
+def _month(partition: str) -> date:
+    """
+    >>> _month("slots_not_run_2026_11")
+    datetime.date(2026, 11, 1)
+    """
+    return date(int(partition[-7:-3]), int(partition[-2:]), 1)

@@ -23,7 +23,7 @@ PAUSE_SECONDS: Final = 0.5
 HOURS: Final = 24 * 3600.0
 """The time-out, in seconds, of statements that read or write whole tables."""
 
-NOT_COMPARED: Final = ("applied_migrations", "rebuilds", "progress")
+NOT_COMPARED: Final = ("applied_migrations", "migration_steps", "rebuilds", "progress")
 
 
 class Outdated(Exception):
@@ -35,10 +35,15 @@ class RebuildStore(ProjectionStore):
 
     @asynccontextmanager
     async def rebuilding(self) -> AsyncGenerator[bool]:
-        """Whether this replica is the one that works on rebuilds, until it is done here."""
+        """Whether this replica is the one that works on rebuilds, until it is done here; its login owns the tables."""
         async with self._database.session() as connection:
             # The lock ends with the pool's reset of the connection, or with the connection.
-            yield await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('cdds.history.rebuild'))")
+            yield await connection.fetchval(
+                """SELECT pg_has_role(session_user, nspowner, 'USAGE')
+                          AND pg_try_advisory_lock(hashtext('cdds.history.rebuild'))
+                   FROM pg_namespace WHERE nspname = $1""",
+                LIVE,
+            )
 
     async def rebuild_under_way(self) -> Rebuild | None:
         """The one rebuild that has not ended."""
