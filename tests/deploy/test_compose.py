@@ -19,6 +19,7 @@ from deploy.compose import secrets
 from deploy.local.kafka import kafka_version
 from deploy.local.secrets import private_key
 from deploy.local.stack import SERVICES
+from shared import starting
 from shared.config import AuthSettings
 from shared.sources import Sources
 from tests.deploy.panels import ROOT, read_yaml
@@ -75,7 +76,11 @@ def test_a_service_takes_its_settings(service: str, dealt: Path, environment: py
     assert container["command"] == [service]
     for name, value in {**of_image(), **container["environment"]}.items():
         environment.setenv(name, seen(value, dealt, service))
-    settings = SETTINGS[service]()  # pyright: ignore[reportCallIssue] - the values come from the environment
+    read = starting.read(SETTINGS[service])
+    settings = read.settings
+    assert read.unknown == ()
+    # It says itself which risks it takes, and those that it does not take it does not name.
+    assert {danger.risk for danger in read.taken} == settings.insecure
     assert (settings.http_host, settings.http_port) == ("0.0.0.0", 8000)
     assert settings.auth_public_key is not None
     load_pem_public_key(settings.auth_public_key.read_bytes())
@@ -83,6 +88,17 @@ def test_a_service_takes_its_settings(service: str, dealt: Path, environment: py
     assert (mounted["source"], mounted["volume"], mounted["read_only"]) == (
         "secrets", {"subpath": f"secrets/{service}"}, True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_refuses_to_start_when_nobody_takes_its_risks(
+    service: str, dealt: Path, environment: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**of_image(), **named(service)["environment"]}.items():
+        if not name.endswith("_INSECURE"):
+            environment.setenv(name, seen(value, dealt, service))
+    with pytest.raises(starting.Unusable, match="_INSECURE"):
+        starting.read(SETTINGS[service])
 
 
 def test_sources_are_found_by_their_references(dealt: Path, environment: pytest.MonkeyPatch) -> None:
