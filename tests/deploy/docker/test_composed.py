@@ -67,7 +67,7 @@ def test_the_demo_exports_what_is_in_the_source(installation: Composed) -> None:
 def test_the_doctor_finds_nothing_wrong(installation: Composed) -> None:
     ended = installation.compose("run", "--rm", "cdds", "doctor", "--output", "json", check=False)
     findings: list[dict[str, Any]] = json.loads(ended.stdout)["findings"]
-    assert [finding for finding in findings if finding["state"] == "failed"] == []
+    assert [finding for finding in findings if finding["status"] == "failed"] == []
     assert ended.returncode == 0
 
 
