@@ -53,11 +53,15 @@ down: install ## Stop the local stack
 
 .PHONY: test
 test: install ## The tests that need nothing but Python
-	$(BIN)/pytest $(PARALLEL) -m "not apache and not faults and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not apache and not faults and not slow and not docker"
 
 .PHONY: test-apache
 test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
 	$(BIN)/pytest $(if $(CDDS_TEST_KAFKA),,$(PARALLEL)) -m "apache and not slow and not faults"
+
+.PHONY: test-docker
+test-docker: install ## The image and the compose file on a Docker engine: the demo, and every part killed in the middle of a run
+	CDDS_REQUIRE_DOCKER=1 $(BIN)/pytest -m docker tests/deploy/docker
 
 SEEDS ?= 1000
 
