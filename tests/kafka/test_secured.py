@@ -40,7 +40,7 @@ async def stack(secured: Secured) -> AsyncIterator[Stack]:
         assert "topics were as they shall be" in made.output
     environment = dict(QUICK)
     for name in CONSUMES:
-        settings = secured.as_user(name, kafka_topics="expect")
+        settings = secured.as_user(name, kafka_topics="expect", kafka_partitions=2)
         environment |= named(f"{name.upper()}_", {one: settings[one] for one in settings if one != "kafka"})
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
         address = secured.settings("SASL_SSL")["kafka"]
