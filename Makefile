@@ -86,6 +86,10 @@ test-slow: install ## Every crash point, every fault of source and store, broker
 faults: install ## The real five-minute outages and what takes as long
 	$(BIN)/pytest -m "faults"
 
+.PHONY: rehearse-upgrade
+rehearse-upgrade: install ## From version FROM=26fe8a2 to this one and back, service by service, under load
+	$(BIN)/python -m tests.operate.upgrade $(if $(FROM),--from $(FROM))
+
 .PHONY: screenshots
 screenshots: install ## Every page of the console, light and dark, on a laptop and on a phone; needs Chromium
 	$(BIN)/python -m tests.console.browser.screenshots
