@@ -10,7 +10,8 @@ WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Images set it to stay small; here every service that a test starts would compile all its modules again.
 unexport PYTHONDONTWRITEBYTECODE
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml
+RESOLVE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header
+COMPILE := $(RESOLVE) pyproject.toml
 
 .PHONY: help
 help: ## Show this list
@@ -34,6 +35,9 @@ install: $(VENV)/.installed ## Make .venv with the locked dependencies
 lock: $(VENV)/.installed ## Resolve pyproject.toml into the lock files again
 	$(COMPILE) --extra local --extra demo --extra bench --extra dev -o requirements.lock
 	$(COMPILE) --extra bench --extra rivals -c requirements.lock -o requirements-rivals.lock
+	$(COMPILE) -c requirements.lock -o deploy/image/runtime.lock
+	$(COMPILE) --extra demo -c requirements.lock -o deploy/image/demo.lock
+	$(RESOLVE) --group build -o deploy/image/build.lock
 
 .PHONY: demo
 demo: install ## One export from job to decrypted rows, then stop
@@ -117,3 +121,7 @@ bench-console: install ## First pages of 100,000 jobs and 10 million executions,
 .PHONY: bench-history
 bench-history: install ## Catching up, lag, lists among 10 million executions, and 500 readers of the stream
 	$(BIN)/python -m bench.history
+
+.PHONY: bench-capacity
+bench-capacity: install ## What a run costs each service in CPU time, and leaves behind in bytes
+	$(BIN)/python -m bench.capacity

@@ -1,9 +1,10 @@
 """How commands print (tables for people, JSON for programs, progress only where somebody looks), and how they fail."""
 
+import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, Final
 
@@ -50,6 +51,24 @@ def _moment_written(text: str) -> str:
     except ValueError as error:
         raise typer.BadParameter("write a date or a time in UTC, as 2026-03-29 or 2026-03-29T04:00:00Z") from error
     return utc_text(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def ago_option(help: str) -> Any:
+    """An option that takes a moment, or how long ago it was, which the command gets as a time in UTC."""
+    return typer.Option("--since", metavar="TIME", parser=_moment_or_ago, help=f"{help} 30m, 2h, 7d ago, or a time.")
+
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _moment_or_ago(text: str) -> datetime:
+    if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter("write 30m, 2h or 7d for so long ago, or a time as 2026-11-29T08:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Output(StrEnum):

@@ -4,13 +4,14 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import asyncpg
 import structlog
 import typer
 
-from cli.console import Exit, Failure, Output, OutputOption, out, print_json
+from cli.console import Exit, Failure, Output, OutputOption, ago_option, out, print_json
 from cli.doctor.checking import address, explained
 from cli.installation import STATEFUL, DataOption, Installation
 from deploy.local.stack import PUBLISHERS
@@ -46,10 +47,14 @@ def migrate(postgres: PostgresOption = None, data: DataOption = None, output: Ou
         out.print(f"{service}: {', '.join(names) or 'nothing'} applied", highlight=False, soft_wrap=True)
 
 
-def republish(postgres: PostgresOption = None, data: DataOption = None) -> None:
-    """Publish every kept event once more, after a broker lost records; consumers change nothing they know."""
+def republish(
+    postgres: PostgresOption = None,
+    data: DataOption = None,
+    since: Annotated[datetime | None, ago_option("Only what was published after:")] = None,
+) -> None:
+    """Publish kept events once more, after a broker lost records; consumers change nothing they know."""
     dsns = dsns_of(Installation.find(data, postgres))
-    count = sum(run_in(dsn, _republish(dsn, owner)) for owner, dsn in dsns.items() if owner in PUBLISHERS)
+    count = sum(run_in(dsn, _republish(dsn, owner, since)) for owner, dsn in dsns.items() if owner in PUBLISHERS)
     out.print(f"{count} events are due again; the services publish them in their old order.")
 
 
@@ -91,6 +96,6 @@ async def acting_as_worker(dsn: str, service: str) -> AsyncGenerator[DirectConne
         await connection.close()
 
 
-async def _republish(dsn: str, owner: str) -> int:
+async def _republish(dsn: str, owner: str, since: datetime | None) -> int:
     async with acting_as_worker(dsn, owner) as connection:
-        return await outbox.republish(connection, owner)
+        return await outbox.republish(connection, owner, since)

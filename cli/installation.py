@@ -1,7 +1,7 @@
 """The installation that an operator's command is about: its settings, and the addresses in them.
 
-It is the one whose `CDDS_…` settings are in the environment, as in the container of a service; otherwise the stack that
-runs on this machine, which tells its settings itself.
+It is the one whose `CDDS_…` settings are in the environment, or in the files that `CDDS_SECRETS` names, as in the
+container of a service; otherwise the stack that runs on this machine, which tells its settings itself.
 """
 
 import os
@@ -13,10 +13,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 import typer
+from pydantic_settings import SettingsError
 
 from cli.console import Exit, Failure
 from deploy.local.secrets import Secrets
 from deploy.local.stack import SERVICES, running
+from shared.config import secrets_in_files
 
 STATEFUL: Final = ("job_api", "scheduler", "exporter", "history")
 """The services with a schema and a consumer group; both are named like the service."""
@@ -59,14 +61,14 @@ class Installation:
 
         A folder that is given comes first.
         """
-        if data is None and any(_prefix(name) + telling in os.environ for name in SERVICES for telling in _TELLING):
-            return cls(dict(os.environ), postgres=postgres, kafka=kafka, urls=urls)
+        environment = _environment()
+        if data is None and any(_prefix(name) + telling in environment for name in SERVICES for telling in _TELLING):
+            return cls(environment, postgres=postgres, kafka=kafka, urls=urls)
         described = running(folder := data or Path(".cdds"))
         if described is None:
-            return cls(dict(os.environ), postgres=postgres, kafka=kafka, urls=urls)
+            return cls(environment, postgres=postgres, kafka=kafka, urls=urls)
         settings: dict[str, dict[str, str]] = described.get("settings", {})
         secrets = Secrets(folder / "secrets")
-        environment = dict(os.environ)
         for name in SERVICES:
             environment |= settings.get(name, {}) | secrets.settings(name)
         services: dict[str, Any] = described["services"]
@@ -126,6 +128,13 @@ def kafka_of(installation: Installation) -> str:
             "no stack is running here and no CDDS_…_KAFKA is set: start one, or give --kafka", Exit.UNREACHABLE
         )
     return address
+
+
+def _environment() -> dict[str, str]:
+    try:
+        return {**secrets_in_files(), **os.environ}
+    except SettingsError as error:
+        raise Failure(str(error)) from error
 
 
 def _prefix(service: str) -> str:

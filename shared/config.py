@@ -1,11 +1,62 @@
 """The settings every service has; each service adds its own under its own environment prefix."""
 
+import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from shared.safety import (
+    LOCAL_ISSUER,
+    Danger,
+    Fault,
+    Risk,
+    dsn_dangers,
+    dsn_faults,
+    host_of,
+    is_here,
+    is_open,
+    public_key_faults,
+)
+
+SECRETS: Final = "CDDS_SECRETS"
+"""Names a folder of files, each named like a variable, in any case: its content is the value, where the environment has
+none. That is how Docker and Kubernetes hand secrets over, and an environment is read by more than a file."""
+
+
+def secrets_folder() -> Path | None:
+    """The folder that is named, if one is; raises SettingsError when there is none."""
+    if not (name := os.environ.get(SECRETS)):
+        return None
+    if not (folder := Path(name)).is_dir():
+        raise SettingsError(f"{SECRETS}: there is no folder {folder}: mount it, or unset {SECRETS}")
+    return folder
+
+
+def secrets_in_files() -> dict[str, str]:
+    """The variables that are files of that folder, as settings read them; raises SettingsError."""
+    if (folder := secrets_folder()) is None:
+        return {}
+    files = [path for path in folder.iterdir() if path.name.upper().startswith("CDDS_") and path.is_file()]
+    try:
+        return {path.name.upper(): path.read_text(encoding="utf-8").strip() for path in files}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{SECRETS}: a file in {folder} can't be read: {error}") from error
+
+
+def _words(value: Any) -> Any:
+    """`kafka,postgres` as a person writes it."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 class ProcessSettings(BaseSettings):
@@ -20,6 +71,38 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
+    insecure: Annotated[frozenset[Risk], NoDecode, BeforeValidator(_words)] = frozenset()
+    """Risks that are taken because the network is trusted, comma-separated; the start is refused for all others."""
+    local: bool = False
+    """Set by `cdds up` for its children, which listen to their own machine only: there nothing is a risk."""
+
+    def unusable(self) -> Iterator[Fault]:
+        """What the settings name and a process could not use."""
+        if self.local and not is_here(self.http_host):
+            yield Fault("local", "is for `cdds up`, but HTTP_HOST lets other machines in", "remove one of them")
+
+    def unsafe(self) -> Iterator[Danger]:
+        """What is safe on one's own machine only."""
+        if not self.local:
+            yield from self.dangers()
+
+    def dangers(self) -> Iterator[Danger]:
+        """The same, wherever the process runs."""
+        yield from ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the files of `CDDS_SECRETS`."""
+        if (folder := secrets_folder()) is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
 
 class AuthSettings(ProcessSettings):
@@ -35,6 +118,26 @@ class AuthSettings(ProcessSettings):
         if (self.auth_jwks_url is None) == (self.auth_public_key is None):
             raise ValueError("set exactly one of AUTH_JWKS_URL and AUTH_PUBLIC_KEY")
         return self
+
+    def unusable(self) -> Iterator[Fault]:
+        """A key that no token could be verified with, too."""
+        yield from super().unusable()
+        if self.auth_public_key is not None:
+            yield from public_key_faults("auth_public_key", self.auth_public_key)
+
+    def dangers(self) -> Iterator[Danger]:
+        """Tokens that others than the identity provider could make."""
+        yield from super().dangers()
+        if self.auth_issuer == LOCAL_ISSUER:
+            yield Danger(
+                "issuer", "auth_issuer", f"is {LOCAL_ISSUER}, whose tokens `cdds up` makes for anybody there",
+                "set it to the issuer of your identity provider",
+            )  # fmt: skip
+        if self.auth_jwks_url is not None and is_open(self.auth_jwks_url):
+            yield Danger(
+                "identity", "auth_jwks_url", "is fetched without TLS: whoever changes the answer can make tokens",
+                "use https",
+            )  # fmt: skip
 
 
 class ServiceSettings(AuthSettings):
@@ -61,3 +164,20 @@ class ServiceSettings(AuthSettings):
     """
     outage_patience: timedelta = timedelta(minutes=1)
     """How long a lost PostgreSQL or broker is waited for before the process exits to be restarted."""
+
+    def unusable(self) -> Iterator[Fault]:
+        """A DSN that is none, too."""
+        yield from super().unusable()
+        yield from dsn_faults("postgres", self.postgres.get_secret_value())
+
+    def dangers(self) -> Iterator[Danger]:
+        """State and events that could be read and changed on their way."""
+        yield from super().dangers()
+        yield from dsn_dangers("postgres", self.postgres.get_secret_value())
+        if getattr(self, "kafka_security", "plaintext") == "plaintext" and not all(
+            is_here(host_of(address)) for address in self.kafka.split(",")
+        ):
+            yield Danger(
+                "kafka", "kafka", "names a broker on another machine, which is spoken to without TLS",
+                "set KAFKA_SECURITY to ssl or sasl_ssl",
+            )  # fmt: skip

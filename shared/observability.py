@@ -14,6 +14,7 @@ CONSUMED: Final = Counter("cdds_events_consumed", "Records taken from Kafka", ["
 CONSUMER_LAG: Final = Gauge("cdds_consumer_lag", "Records behind the end of the topic", ["topic"])
 PUBLISHED: Final = Counter("cdds_events_published", "Records acknowledged by Kafka", ["topic"])
 OUTBOX_UNSENT: Final = Gauge("cdds_outbox_unsent", "Events committed and not yet acknowledged by Kafka")
+INSECURE: Final = Gauge("cdds_insecure", "1 for a risk that the settings take", ["risk"])
 OUTBOX_AGE: Final = Gauge("cdds_outbox_age_seconds", "Age of the oldest unsent event, 0 when all are sent")
 
 

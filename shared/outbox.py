@@ -7,7 +7,7 @@ publication; `republish` makes them due once more.
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import asyncpg
@@ -162,10 +162,12 @@ async def measure(database: Database) -> None:
     OUTBOX_AGE.set(max(0.0, row["age_seconds"] or 0.0))
 
 
-async def republish(connection: DirectConnection, schema: str) -> int:
-    """Make every event of `schema` due again, in its old order; says how many.
+async def republish(connection: DirectConnection, schema: str, since: datetime | None = None) -> int:
+    """Make the events of `schema` due again that were published after `since`, in their old order; says how many.
 
     Those that are due already are touched, too: the relay may just be publishing them to the broker that was lost.
     """
-    status = await connection.execute(f"UPDATE {schema}.outbox SET published_at = NULL")
+    status = await connection.execute(
+        f"UPDATE {schema}.outbox SET published_at = NULL WHERE (published_at >= $1) IS NOT FALSE", since
+    )
     return int(status.rpartition(" ")[2])

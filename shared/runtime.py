@@ -16,14 +16,14 @@ from typing import Any, Final, NoReturn, TypeVar
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from pydantic import ValidationError
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared import observability
+from shared import observability, starting
 from shared.config import ProcessSettings
 from shared.database import outlast
 from shared.observability import log
+from shared.starting import Read, Unusable, variable
 
 S = TypeVar("S", bound=ProcessSettings)
 
@@ -41,20 +41,20 @@ class Stopped(Exception):
 def main(service: str, settings: type[S], application: Callable[[S], Coroutine[Any, Any, None]]) -> NoReturn:
     """Run `application` until it fails or the process is told to stop; exit code 2 for unusable settings."""
     try:
-        read = settings()  # pyright: ignore[reportCallIssue] - the values come from the environment
-    except ValidationError as error:
-        prefix = settings.model_config.get("env_prefix", "")
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"])
-            sys.stderr.write(f"{service}: {prefix}{name.upper()}: {problem['msg']}\n")
+        read = starting.read(settings)
+    except Unusable as unusable:
+        for sentence in unusable.sentences:
+            sys.stderr.write(f"{service}: {sentence}\n")
         sys.exit(2)
-    observability.configure(service, json=read.log_format == "json", level=read.log_level)
+    chosen = read.settings
+    observability.configure(service, json=chosen.log_format == "json", level=chosen.log_level)
+    _say(read)
     # Some hundred thousand objects of imported modules live as long as the process: looking through them again and
     # again took history a third of its CPU time (`make bench-history`).
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
     try:
-        uvloop.run(application(read))
+        uvloop.run(application(chosen))
     except BaseExceptionGroup as group:
         _, failures = group.split(Stopped)
         if failures is not None:
@@ -63,6 +63,19 @@ def main(service: str, settings: type[S], application: Callable[[S], Coroutine[A
         _give_up(error)
     log.info("stopped")
     sys.exit(0)
+
+
+def _say(read: Read[S]) -> None:
+    """What is odd about the settings, at every start."""
+    model = type(read.settings)
+    for name in read.unknown:
+        log.warning("variable is no setting and does nothing", variable=name)
+    for danger in read.taken:
+        observability.INSECURE.labels(danger.risk).set(1)
+        log.warning(
+            "risk taken by the settings", risk=danger.risk, variable=variable(danger.setting, model),
+            message=danger.message, remedy=danger.remedy,
+        )  # fmt: skip
 
 
 def _give_up(error: BaseException) -> NoReturn:

@@ -6,6 +6,7 @@ the file itself holds no secret.
 
 import os
 import tomllib
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.jobs import Slug
+from shared.safety import Fault
 
 Column = Annotated[str, Field(min_length=1, max_length=63)]
 TableName = Annotated[str, Field(pattern=r'^("([^"]|"")+"|[^".]+)\.("([^"]|"")+"|[^".]+)$')]
@@ -138,3 +140,11 @@ class Sources(BaseModel):
     def settle(self, source: str) -> timedelta:
         """How long before their slot the data intervals of `source` end; nothing for one the file no longer has."""
         return self.sources[source].settle if source in self.sources else timedelta(0)
+
+
+def source_faults(setting: str, path: Path) -> Iterator[Fault]:
+    """What keeps a file from being one of sources."""
+    try:
+        Sources.load(path)
+    except SourcesInvalid as error:
+        yield Fault(setting, " ".join(str(error).split())[:400], "correct the file of sources")

@@ -1,15 +1,18 @@
 """Responses without an end: what a reader is offered, as Server-Sent Events, until one side has enough."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from shared.runtime import break_off
 
+CHUNK_BYTES: Final = 16 * 1024
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -26,6 +29,58 @@ class Offered(Protocol):
     def close(self) -> None:
         """Offer nothing any more."""
         ...
+
+
+class Queue:
+    """The frames that wait for one connection, and when it ends; the frames themselves are shared by all."""
+
+    def __init__(self, most: int, until: datetime) -> None:
+        """At most `most` frames wait; at `until` the response ends."""
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        """Done when the response has to end, whatever the connection is at."""
+        self._most = most
+        self._frames: deque[bytes] = deque()
+        self._offered = asyncio.Event()
+        self._expiry = loop.call_later(max(0.0, (until - datetime.now(UTC)).total_seconds()), self.end)
+
+    def end(self) -> None:
+        """Let the response end."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        self._expiry.cancel()
+        self._frames.clear()
+
+    def put(self, frame: bytes) -> bool:
+        """Let a frame wait; False when too many do already."""
+        if len(self._frames) >= self._most:
+            return False
+        self._frames.append(frame)
+        self._offered.set()
+        return True
+
+    async def filled(self, within: timedelta) -> bool:
+        """Wait until something does; False when nothing came."""
+        try:
+            async with asyncio.timeout(within.total_seconds()):
+                return await self._offered.wait()
+        except TimeoutError:
+            # Offered in the very moment, it counts.
+            return bool(self._frames)
+
+    def take(self) -> bytes:
+        """Some of what waits."""
+        frames: list[bytes] = []
+        size = 0
+        while self._frames and size < CHUNK_BYTES:
+            frames.append(self._frames.popleft())
+            size += len(frames[-1])
+        if not self._frames:
+            self._offered.clear()
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
 
 class EventStream(StreamingResponse):

@@ -3,9 +3,8 @@
 import asyncio
 import base64
 import json
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from cli.broker import reaching
-from cli.console import Exit, Failure, Output, OutputOption, err, print_table
+from cli.console import Exit, Failure, Output, OutputOption, ago_option, err, print_table
 from cli.dead_letters import inert
 from cli.dead_letters.records import DeadLetter, Place, Selection, find, look_up, original_headers
 from cli.dead_letters.replaying import Refusal, Replay, Replayed, carry_out, plan
@@ -24,15 +23,12 @@ from shared.messaging import DEAD_HEADERS, RawRecord
 app = typer.Typer(help="Records that a service could not apply: why, and once more.", no_args_is_help=True)
 
 TopicOption = Annotated[str | None, typer.Option("--topic", help="The topic they came from.")]
-SinceOption = Annotated[
-    str | None, typer.Option("--since", help="When they were put aside: 30m, 2h, 7d ago, or 2026-11-29T08:00Z.")
-]
+SinceOption = Annotated[datetime | None, ago_option("When they were put aside:")]
 TypeOption = Annotated[str | None, typer.Option("--type", help="The event, as JobCreated.")]
 TenantOption = Annotated[str | None, typer.Option("--tenant")]
 HandlerOption = Annotated[str | None, typer.Option("--handler", help="The service that put them aside.")]
 
 _REASON_LETTERS: Final = 160
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @app.command("list")
@@ -50,7 +46,7 @@ def list_letters(
 ) -> None:
     """List the records that were put aside in the last 7 days, the newest first; changes nothing."""
     bootstrap = kafka_of(Installation.find(data, kafka=kafka))
-    selection = Selection(topic, _moment(since), type, tenant, handler, waiting)
+    selection = Selection(topic, since, type, tenant, handler, waiting)
     found = asyncio.run(reaching(bootstrap, find(bootstrap, selection)))
     shown = found[::-1][:limit]
     if output == Output.JSON:
@@ -132,7 +128,7 @@ def replay(
         raise Failure("filters go with --all; leave them out where ids are given")
     places = [Place.read(text) for text in dict.fromkeys(ids or ())]
     bootstrap = kafka_of(Installation.find(data, kafka=kafka))
-    selection = Selection(topic, _moment(since), type, tenant, handler, waiting=True)
+    selection = Selection(topic, since, type, tenant, handler, waiting=True)
     replays, refused = asyncio.run(reaching(bootstrap, _planned(bootstrap, places, selection)))
     for one in refused:
         err.print(
@@ -171,19 +167,6 @@ async def _planned(bootstrap: str, places: Sequence[Place], selection: Selection
         others = await find(bootstrap, Selection(topic, waiting=True))
         letters += [other for other in others if other.identity in asked and other.place not in places]
     return await plan(bootstrap, letters)
-
-
-def _moment(text: str | None) -> datetime | None:
-    """A moment, or how long ago it is; raises Failure."""
-    if text is None:
-        return None
-    if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Failure(f"--since {text!r} is no time: write 30m, 2h or 7d, or 2026-11-29T08:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:

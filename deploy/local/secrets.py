@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shared import auth
+from shared.safety import LOCAL_ISSUER
 
-ISSUER: Final = "cdds-local"
+ISSUER: Final = LOCAL_ISSUER
 
 
 class Secrets:

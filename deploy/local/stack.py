@@ -12,10 +12,10 @@ import asyncio
 import fcntl
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
@@ -234,6 +234,7 @@ class Stack:
             "http_port": str(self.ports[service]),
             "log_format": "console",
             "stop_with_parent": "true",
+            "local": "true",
         }
         believes = {"auth_issuer": ISSUER, "auth_public_key": str(self.secrets.token_public_key)}
         stateful = {
@@ -323,14 +324,14 @@ class _Refilled:
             await republish(self._dsn)
 
 
-async def republish(dsn: str, schemas: Sequence[str] = PUBLISHERS) -> int:
-    """Make every event in the outboxes due again, so that a broker that lost records is refilled; says how many."""
+async def republish(dsn: str, since: datetime | None = None) -> int:
+    """Make the events in the outboxes due again that were published after `since`, or all; says how many."""
     connection = await asyncpg.connect(dsn)
     try:
         return sum(
             [
-                await outbox.republish(connection, schema)
-                for schema in schemas
+                await outbox.republish(connection, schema, since)
+                for schema in PUBLISHERS
                 if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.outbox")
             ]
         )

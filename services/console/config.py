@@ -1,12 +1,15 @@
 """Settings of console, read from `CDDS_CONSOLE_*`."""
 
-from typing import Annotated, Self
+from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from typing import Annotated, Final, Self
 
 from cryptography.fernet import Fernet
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.config import AuthSettings
+from shared.safety import Danger, Fault, guessable, is_here, is_open
 
 
 def _are_keys(keys: SecretStr) -> SecretStr:
@@ -16,6 +19,11 @@ def _are_keys(keys: SecretStr) -> SecretStr:
     except ValueError as error:
         raise ValueError("must be Fernet keys, 32 bytes in URL-safe base64, comma-separated") from error
     return keys
+
+
+_MAKE_KEY: Final = (
+    "make keys with `python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'`"
+)
 
 
 class Settings(AuthSettings):
@@ -45,3 +53,25 @@ class Settings(AuthSettings):
         if self.client_id is not None and (self.client_secret is None or self.public_url is None):
             raise ValueError("CLIENT_ID needs CLIENT_SECRET and PUBLIC_URL, where the provider sends browsers back to")
         return self
+
+    def unusable(self) -> Iterator[Fault]:
+        """A session key that was typed in, too."""
+        yield from super().unusable()
+        keys = self.session_keys.get_secret_value().split(",")
+        if any(guessable(urlsafe_b64decode(key)) for key in keys):
+            yield Fault("session_keys", "has a key that is not random: sessions could be forged", _MAKE_KEY)
+
+    def dangers(self) -> Iterator[Danger]:
+        """Sessions that could be read on their way."""
+        yield from super().dangers()
+        if self.public_url is None and not is_here(self.http_host):
+            yield Danger(
+                "browser", "public_url", "is not set although HTTP_HOST lets other machines in: cookies go without TLS",
+                "set it to the https address of the proxy in front",
+            )  # fmt: skip
+        if self.public_url is not None and is_open(self.public_url):
+            yield Danger(
+                "browser", "public_url", "is http: sessions can be read on their way", "put TLS in front and use https"
+            )
+        if self.client_id is not None and is_open(self.auth_issuer):
+            yield Danger("identity", "auth_issuer", "is asked without TLS who signs in", "use https")

@@ -10,10 +10,9 @@ the id of the last event it got.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from shared.clock import utc_text
 from shared.database import is_outage, outlast
 from shared.observability import log
 from shared.runtime import every
+from shared.streaming import Queue
 
 READERS: Final = Gauge("cdds_stream_readers", "Readers of the event stream")
 DROPPED: Final = Counter("cdds_stream_readers_dropped", "Readers that were dropped because they were too slow")
@@ -34,7 +34,6 @@ LOOK_INTERVAL: Final = timedelta(milliseconds=200)
 PAGE_EVENTS: Final = 100
 """Some 70 KB: what each reader that catches up holds in memory."""
 PAGES_AT_ONCE: Final = 3
-CHUNK_BYTES: Final = 16 * 1024
 RECONNECT_MILLISECONDS: Final = 2000
 
 Filter: TypeAlias = tuple[UUID | None, UUID | None]
@@ -196,32 +195,20 @@ class Channel:
         return [reader for wish in wishes for reader in self._listening.get(wish, ())]
 
 
-class Reader:
+class Reader(Queue):
     """One connection: what waits for it, and how far it is."""
 
     def __init__(self, feed: Feed, channel: Channel, wanted: Filter, position: int, until: datetime) -> None:
+        super().__init__(feed.limits.waiting_frames, until)
         self.channel = channel
         self.wanted = wanted
         self.position = position
         """Of the last event that was offered, or passed over because it is not wanted."""
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the response has to end, whatever the connection is at."""
         self._feed = feed
-        self._waiting: deque[bytes] = deque()
-        self._offered = asyncio.Event()
-        self._expiry = asyncio.get_running_loop().call_later(
-            max(0.0, (until - datetime.now(UTC)).total_seconds()), self.end
-        )
-
-    def end(self) -> None:
-        """Let the response end."""
-        if not self.ended.done():
-            self.ended.set_result(None)
 
     def close(self) -> None:
         """Leave the feed."""
-        self._expiry.cancel()
-        self._waiting.clear()
+        self.clear()
         self._feed.close(self)
 
     def offer(self, frame: bytes, position: int | None) -> None:
@@ -230,14 +217,11 @@ class Reader:
             if position <= self.position:
                 return
             self.position = position
-        if len(self._waiting) >= self._feed.limits.waiting_frames:
+        if not self.put(frame):
             DROPPED.inc()
             log.info("a reader of the stream is too slow", tenant=self.channel.tenant)
             self.channel.leave(self)
             self.end()
-            return
-        self._waiting.append(frame)
-        self._offered.set()
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The body of the response, without an end unless PostgreSQL stays away."""
@@ -253,33 +237,17 @@ class Reader:
             return
         self.channel.join(self)
         while True:
-            try:
-                async with asyncio.timeout(self._feed.limits.heartbeat.total_seconds()):
-                    await self._offered.wait()
-            except TimeoutError:
-                if self._waiting:
-                    # Offered in the very moment: its position must not be told before it is.
-                    continue
+            if await self.filled(self._feed.limits.heartbeat):
+                yield self.take()
+            else:
+                # Nothing waits, so its position may be told.
                 self.position = max(self.position, self.channel.position)
                 yield heartbeat(self.position)
-            else:
-                yield self._taken()
 
     def _missed(self, events: list[Happened]) -> bytes:
         """A page of what this reader missed; what it does not want takes it further, too."""
         self.position = events[-1].position if events else self.channel.position
         return b"".join(event_frame(event) for event in events if event.body is not None) or heartbeat(self.position)
-
-    def _taken(self) -> bytes:
-        """Some of what waits."""
-        frames: list[bytes] = []
-        size = 0
-        while self._waiting and size < CHUNK_BYTES:
-            frames.append(self._waiting.popleft())
-            size += len(frames[-1])
-        if not self._waiting:
-            self._offered.clear()
-        return frames[0] if len(frames) == 1 else b"".join(frames)
 
 
 def event_frame(event: Happened) -> bytes:

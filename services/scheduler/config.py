@@ -1,10 +1,13 @@
 """Settings of scheduler, read from `CDDS_SCHEDULER_*`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
 from shared.config import ServiceSettings
+from shared.safety import Fault
+from shared.sources import source_faults
 
 
 class Settings(ServiceSettings):
@@ -14,3 +17,8 @@ class Settings(ServiceSettings):
 
     sources: Path
     """The operator's file of sources."""
+
+    def unusable(self) -> Iterator[Fault]:
+        """A file of sources that is none, too."""
+        yield from super().unusable()
+        yield from source_faults("sources", self.sources)

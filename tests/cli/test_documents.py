@@ -13,14 +13,15 @@ from cli import documents, settings
 from cli.documents import FilesRefused, parse
 from shared.jobs import JobSettings
 
-TEXT = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\x7f\x85\ufeff\ufffe\uffff", min_codepoint=32)
-)
+LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\x7f\x85\ufeff\ufffe\uffff", min_codepoint=32)
+TEXT = st.text(LETTERS)
+NAMES = st.text(LETTERS, max_size=80)
+"""YAML takes 1,024 characters before a colon, and JSON writes some letters in twelve."""
 LIKE_NUMBERS = st.from_regex(r"[-+]?[0-9]{0,3}[.:eExo_]?[0-9]{0,3}", fullmatch=True)
 WORDS = st.sampled_from(["yes", "Off", "null", "~", "", "2026-01-01", "06:30", "1e5", "0x1F", "0o7", ".inf", "=", "<<"])
 CONTENT = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**18), 10**18) | TEXT | LIKE_NUMBERS | WORDS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT | LIKE_NUMBERS | WORDS, inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES | LIKE_NUMBERS | WORDS, inner, max_size=4),
     max_leaves=12,
 )
 

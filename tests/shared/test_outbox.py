@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import cast
 from uuid import uuid4
@@ -179,3 +179,21 @@ async def test_what_is_republished_while_it_is_on_its_way_is_published_once_more
             pass
         assert await connection.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0
     assert [number for _, number in gate.published] == [0, 1, 0, 1]
+
+
+async def test_a_broker_that_lost_little_is_given_only_what_was_published_since(database_of: DatabaseOf) -> None:
+    database = await database_of("job_api")
+    await write(database, "t", range(4))
+    async with database.session() as operator:
+        await operator.execute("SET ROLE NONE")
+        # One was published an hour ago, one a minute ago, one is on its way, and one was published just now.
+        for id_, age in ((1, "1 hour"), (2, "1 minute"), (4, "0")):
+            await operator.execute(
+                f"UPDATE outbox SET published_at = now() - interval '{age}' "
+                "WHERE id = (SELECT id FROM outbox ORDER BY id OFFSET $1 LIMIT 1)",
+                id_ - 1,
+            )
+        since = datetime.now(UTC) - timedelta(minutes=10)
+        assert await outbox.republish(cast(DirectConnection, operator), "job_api", since) == 3
+        assert await operator.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 3
+        assert await outbox.republish(cast(DirectConnection, operator), "job_api") == 4

@@ -1,22 +1,20 @@
 """An open page and what is sent to it."""
 
-import asyncio
 import re
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import orjson
 from prometheus_client import Counter
 
 from shared.observability import log
+from shared.streaming import Queue
 
 DROPPED: Final = Counter("cdds_live_pages_dropped", "Open pages that were let go because they were too slow")
 
 RECONNECT_MILLISECONDS: Final = 2000
-CHUNK_BYTES: Final = 16 * 1024
 _LINE_BREAK: Final = re.compile(r"\r\n|\r|\n")
 """Only these: what else Unicode calls a line break may be in the middle of a title."""
 
@@ -39,70 +37,36 @@ class Limits:
     longest_backoff: timedelta = timedelta(seconds=15)
 
 
-class Page:
+class Page(Queue):
     """One open page: what waits for its connection."""
 
     def __init__(
         self, tenant: str, token: str, zone: str, until: datetime, limits: Limits, leave: Callable[["Page"], None]
     ) -> None:
+        super().__init__(limits.waiting_frames, until)
         self.tenant = tenant
         self.token = token
         self.zone = zone
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the response has to end, whatever the connection is at."""
-        self._limits = limits
+        self._heartbeat = limits.heartbeat
         self._leave = leave
-        self._waiting: deque[bytes] = deque()
-        self._offered = asyncio.Event()
-        self._expiry = asyncio.get_running_loop().call_later(
-            max(0.0, (until - datetime.now(UTC)).total_seconds()), self.end
-        )
-
-    def end(self) -> None:
-        """Let the response end."""
-        if not self.ended.done():
-            self.ended.set_result(None)
 
     def close(self) -> None:
         """Leave the feed."""
-        self._expiry.cancel()
-        self._waiting.clear()
+        self.clear()
         self._leave(self)
 
     def offer(self, data: bytes) -> None:
         """Let a frame wait for the connection; a page for which too many wait is let go."""
-        if self.ended.done():
-            return
-        if len(self._waiting) >= self._limits.waiting_frames:
+        if not self.ended.done() and not self.put(data):
             DROPPED.inc()
             log.info("a page is too slow for the live feed", tenant=self.tenant)
             self.end()
-            return
-        self._waiting.append(data)
-        self._offered.set()
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """The body of the response, without an end."""
         yield b"retry: %d\n\n" % RECONNECT_MILLISECONDS
         while True:
-            try:
-                async with asyncio.timeout(self._limits.heartbeat.total_seconds()):
-                    await self._offered.wait()
-            except TimeoutError:
-                yield b": still connected\n\n"
-            else:
-                yield self._taken()
-
-    def _taken(self) -> bytes:
-        """Some of what waits."""
-        frames: list[bytes] = []
-        size = 0
-        while self._waiting and size < CHUNK_BYTES:
-            frames.append(self._waiting.popleft())
-            size += len(frames[-1])
-        if not self._waiting:
-            self._offered.clear()
-        return frames[0] if len(frames) == 1 else b"".join(frames)
+            yield self.take() if await self.filled(self._heartbeat) else b": still connected\n\n"
 
 
 def happened(concerned: Sequence[str], *, everything: bool = False) -> bytes:

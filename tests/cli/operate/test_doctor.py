@@ -24,6 +24,7 @@ from deploy.local.processes import free_port
 from deploy.local.stack import SERVICES, SOURCES_DATABASE, Stack
 from shared.events import CERTIFICATES, JOBS
 from tests.cli.operate.commands import Ended, cdds
+from tests.shared.settings import good
 from tests.system.driver import Tenant, eventually, execute
 
 Finding = dict[str, Any]
@@ -249,26 +250,40 @@ async def test_wrong_settings_are_named_and_none_is_shown(
     for name, value in settings.items():
         monkeypatch.setenv(f"CDDS_EXPORTER_{name}", value)
     ended = await cdds("doctor", "--output", "json")
-    assert "CDDS_EXPORTER_HTTP_PORT: Input should be less than or equal to 65535" in failures(ended)
+    assert "CDDS_EXPORTER_HTTP_PORT: input should be less than or equal to 65535" in failures(ended)
     monkeypatch.setenv("CDDS_EXPORTER_HTTP_PORT", str(free_port()))
     monkeypatch.setenv("CDDS_EXPORTER_OBJECT_OPTIONS", "{")
-    assert "object_options" in failures(await cdds("doctor", "--output", "json"))
+    assert "CDDS_EXPORTER_OBJECT_OPTIONS: is not JSON" in failures(await cdds("doctor", "--output", "json"))
     monkeypatch.delenv("CDDS_EXPORTER_OBJECT_OPTIONS")
 
     ended = await cdds("doctor", "--output", "json")
     assert ended.code == 4, "nothing answers"
     said = failures(ended)
     for part in (
-        "CDDS_EXPORTER_AUTH_PUBLIC_KEY", "CDDS_EXPORTER_SIGNING_KEY: the file is no unencrypted private key",
+        "CDDS_EXPORTER_AUTH_PUBLIC_KEY", f"CDDS_EXPORTER_SIGNING_KEY: {key} is no unencrypted private key",
         "CDDS_EXPORTER_SOURCES", "there is no such folder",
     ):  # fmt: skip
         assert part in said
-    warned = {one["message"]: one["remedy"] for one in of(ended, "configuration") if one["status"] == "warning"}
-    assert (
-        warned["CDDS_EXPORTER_LEASSE is no setting of exporter and does nothing"] == "CDDS_EXPORTER_LEASE may be meant"
-    )
-    assert any("whose key `cdds up` made" in message for message in warned)
+    assert "CDDS_EXPORTER_LEASSE: is no setting; CDDS_EXPORTER_LEASE may be meant" in said
     assert PASSWORD not in ended.output + ended.error
+
+
+async def test_risks_are_failures_until_the_settings_take_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, away: None
+) -> None:
+    nothing = f"127.0.0.1:{free_port()}"
+    given = {"auth_issuer": "cdds-local", "kafka": nothing, "postgres": f"postgresql://x:{PASSWORD}@{nothing}/x"}
+    for name, value in (good("exporter", tmp_path, **given) | {"CDDS_EXPORTER_COLOUR": "x"}).items():
+        monkeypatch.setenv(name, value)
+    ended = await cdds("doctor", "--output", "json")
+    assert "CDDS_EXPORTER_AUTH_ISSUER is cdds-local" in failures(ended)
+    warned = {one["message"] for one in of(ended, "configuration") if one["status"] == "warning"}
+    assert "CDDS_EXPORTER_COLOUR is no setting of exporter and does nothing" in warned
+    monkeypatch.setenv("CDDS_EXPORTER_INSECURE", "issuer")
+    ended = await cdds("doctor", "--output", "json")
+    assert not [one for one in of(ended, "configuration") if one["status"] == "failed"]
+    warned = {one["message"] for one in of(ended, "configuration") if one["status"] == "warning"}
+    assert any(message.endswith(", which CDDS_EXPORTER_INSECURE allows") for message in warned)
 
 
 async def test_servers_that_never_answer_hold_nothing_up(
@@ -289,7 +304,9 @@ async def test_servers_that_never_answer_hold_nothing_up(
             "HTTP_PORT": nobody.rpartition(":")[2], "KAFKA": nobody, "POSTGRES": dsn, "AUTH_ISSUER": "x",
             "AUTH_PUBLIC_KEY": str(stack.secrets.token_public_key), "SIGNING_KEY": str(stack.secrets.signing_key),
             "SOURCES": str(sources), "OBJECTS": "s3://bucket",
-            "OBJECT_OPTIONS": json.dumps({"endpoint": f"http://{nobody}", "secret_access_key": PASSWORD}),
+            "OBJECT_OPTIONS": json.dumps(
+                {"endpoint": f"http://{nobody}", "access_key_id": "x", "secret_access_key": PASSWORD}
+            ),
         }  # fmt: skip
         for name, value in settings.items():
             monkeypatch.setenv(f"CDDS_EXPORTER_{name}", value)
