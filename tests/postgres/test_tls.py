@@ -105,7 +105,8 @@ async def test_a_service_ends_and_says_why(
     key = secure.authority.issue("token").certificate
     environment = {
         "CDDS_SCHEDULER_POSTGRES": dsn, "CDDS_SCHEDULER_KAFKA": embedded, "CDDS_SCHEDULER_HTTP_PORT": "1",
-        "CDDS_SCHEDULER_AUTH_ISSUER": "tests", "CDDS_SCHEDULER_AUTH_PUBLIC_KEY": str(key),
+        "CDDS_SCHEDULER_LOCAL": "true", "CDDS_SCHEDULER_AUTH_ISSUER": "tests",
+        "CDDS_SCHEDULER_AUTH_PUBLIC_KEY": str(key),
         "CDDS_SCHEDULER_SOURCES": str(Path("deploy/local/sources.toml").absolute()),
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
