@@ -15,8 +15,8 @@ from aiokafka.protocol.api import Request
 from cli.broker import reaching
 from cli.console import Failure, Output, OutputOption, out, print_json, print_table
 from cli.installation import DataOption, Installation, KafkaOption, cluster_of
+from shared.brokers import answer_of, connection_to_any
 from shared.cluster import Cluster
-from shared.connecting import answer_of, connection_to_any
 from shared.rights import RIGHTS, Operation
 
 TOPIC: Final = "topic"

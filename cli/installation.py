@@ -24,8 +24,9 @@ from shared.config import secrets_in_files
 
 STATEFUL: Final = ("job_api", "scheduler", "exporter", "history")
 """The services with a schema and a consumer group; both are named like the service."""
-_TELLING: Final = ("HTTP_PORT", "POSTGRES", "KAFKA")
-"""A service is configured here when one of these is; Grafana's variables begin with the same prefix."""
+_TELLING: Final = ("POSTGRES", "KAFKA", "AUTH_ISSUER")
+"""A service is configured here when one of these is; Grafana's variables begin with the same prefix, and the image
+says on which port each service would listen."""
 
 DataOption = Annotated[
     Path | None,
@@ -133,7 +134,7 @@ class Installation:
         """Where a service answers: as given, as the console reaches it, or where it listens on this machine."""
         if found := self.urls.get(service) or self.setting("console", service):
             return found.rstrip("/")
-        if (port := self.setting(service, "http_port")) is None:
+        if service not in self.configured or (port := self.setting(service, "http_port")) is None:
             return None
         host = self.setting(service, "http_host") or "127.0.0.1"
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)

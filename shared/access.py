@@ -19,8 +19,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 
+from shared.brokers import ANSWER, answer_of, connection_to, connection_to_any, is_away
 from shared.cluster import Cluster, Refused
-from shared.connecting import ANSWER, answer_of, connection_to, connection_to_any, is_away
 from shared.permitted import GroupsRequest, TopicsRequest, operations
 from shared.rights import Operation, Rights
 

@@ -60,6 +60,12 @@ def _words(value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+EVENTS_AT_LEAST: Final = timedelta(days=31)
+"""Much longer than topics keep records, so that a restored or rewound consumer finds in the outbox what it may miss."""
+RECORDS_LONGER: Final = timedelta(days=30)
+"""How much longer than events it is kept what they did: a replay, a dead letter sent again, a restored backup."""
+
+
 class ProcessSettings(BaseSettings):
     """What any process needs; a missing or wrong setting stops the start by name."""
 
@@ -70,6 +76,8 @@ class ProcessSettings(BaseSettings):
     http_port: int = Field(ge=1, le=65535)
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    traces: Literal["off", "otlp"] = "off"
+    """Whether the work is traced; the standard's `OTEL_…` variables say where that goes."""
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
     insecure: Annotated[frozenset[Risk], NoDecode, BeforeValidator(_words)] = frozenset()
@@ -182,3 +190,27 @@ class ServiceSettings(AuthSettings, KafkaSettings):  # pyright: ignore[reportInc
                 "kafka", "kafka", "names a broker on another machine, which is spoken to without TLS",
                 "set KAFKA_SECURITY to ssl or sasl_ssl",
             )  # fmt: skip
+
+
+class PublisherSettings(ServiceSettings):
+    """What a service that publishes needs, too: how long it remembers (docs/operate/retention.md)."""
+
+    event_retention: timedelta = timedelta(days=432)
+    """How long published events are kept, to refill a lost broker and rebuild history: its 400 days, and the month in
+    which they begin."""
+    record_retention: timedelta = timedelta(days=462)
+    """How long it is kept what events did, so that they do it once. Older events are not followed any more, whoever
+    sends them again."""
+    purge_interval: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0))
+    """How long nobody looks for what is too old, once there was nothing."""
+    short_retentions: bool = False
+    """Take retentions that are too short for anything but a trial; `make soak` does."""
+
+    @model_validator(mode="after")
+    def _remembers(self) -> Self:
+        least, margin = (timedelta(0), timedelta(0)) if self.short_retentions else (EVENTS_AT_LEAST, RECORDS_LONGER)
+        if self.event_retention < least:
+            raise ValueError(f"set EVENT_RETENTION to {least.days} days or more, such as P432D")
+        if self.record_retention < self.event_retention + margin:
+            raise ValueError(f"set RECORD_RETENTION to EVENT_RETENTION and {margin.days} days or more, such as P462D")
+        return self

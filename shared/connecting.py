@@ -1,165 +1,75 @@
-"""The way to a broker, and what is wrong with it in a sentence: aiokafka's clients tell that to their log only."""
+"""The way to PostgreSQL: a connection, or one sentence about what is wrong with TLS.
 
-import socket
+A DSN says all of it, as in libpq: `?sslmode=verify-full&sslrootcert=…&sslcert=…&sslkey=…`.
+"""
+
 import ssl
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
-from aiokafka.errors import (
-    IllegalSaslStateError,
-    KafkaConnectionError,
-    KafkaError,
-    SaslAuthenticationFailed,
-    UnsupportedSaslMechanismError,
+import asyncpg
+
+_Direct: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+_OTHER_HOST: Final = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_EXPIRED: Final = 10
+"""X509_V_ERR_CERT_HAS_EXPIRED."""
+
+
+_REFUSED: Final = (
+    "the server closed the connection when it saw the certificate in sslcert of the DSN: give one that is valid and"
+    " from the CA in the server's ssl_ca_file"
 )
-from aiokafka.protocol.api import Request
-
-from shared.cluster import Cluster, Refused
-
-ANSWER: Final = timedelta(seconds=10)
-"""How long one connection or answer is waited for."""
 
 
-@asynccontextmanager
-async def connection_to_any(cluster: Cluster) -> AsyncGenerator[AIOKafkaConnection]:
-    """A connection to the first of the addresses that answers; raises Refused with the reason of the last."""
+class NoTrust(ConnectionError):
+    """TLS to PostgreSQL failed, for a reason that the message says with its remedy; nothing was sent in the clear."""
+
+
+async def connect(dsn: str, **settings: Any) -> _Direct:
+    """`asyncpg.connect`; raises NoTrust where TLS is at fault."""
     try:
-        hosts = collect_hosts(cluster.bootstrap, randomize=False)
-    except ValueError as error:
-        raise Refused(f"KAFKA is {cluster.bootstrap!r}, which is no address", "write HOST:PORT,HOST:PORT") from error
-    *others, last = [(host, port) for host, port, _ in hosts]
-    connection = None
-    for host, port in others:
-        with suppress(Refused):
-            connection = await _connect(cluster, host, port)
-            break
-    async with _closed(cluster, connection or await _connect(cluster, *last)) as opened:
-        yield opened
+        return await asyncpg.connect(dsn, **settings)
+    except Exception as error:
+        if (fault := tls_fault(error)) is not None:
+            raise NoTrust(fault) from error
+        if isinstance(error, asyncpg.ConnectionDoesNotExistError | ConnectionResetError) and "sslcert=" in dsn:
+            # In TLS 1.3 a server that refuses our certificate just closes, after we believed to be connected.
+            raise NoTrust(_REFUSED) from error
+        raise
 
 
-@asynccontextmanager
-async def connection_to(cluster: Cluster, host: str, port: int) -> AsyncGenerator[AIOKafkaConnection]:
-    """A connection to one broker; raises Refused."""
-    async with _closed(cluster, await _connect(cluster, host, port)) as opened:
-        yield opened
-
-
-@asynccontextmanager
-async def _closed(cluster: Cluster, connection: AIOKafkaConnection) -> AsyncGenerator[AIOKafkaConnection]:
-    """The connection, which is closed at the end."""
-    try:
-        yield connection
-    except KafkaConnectionError as error:
-        # A broker that wants to know who comes closes at the first question.
-        raise explained(cluster, f"{connection.host}:{connection.port}", error) from error
-    finally:
-        connection.close()
-
-
-async def _connect(cluster: Cluster, host: str, port: int) -> AIOKafkaConnection:
-    try:
-        return await create_conn(
-            host, port, client_id="cdds", request_timeout_ms=ANSWER // timedelta(milliseconds=1), **cluster.security()
-        )
-    except (OSError, KafkaError, TimeoutError, ValueError) as error:  # ValueError: the SCRAM answer of somebody else
-        raise explained(cluster, f"{host}:{port}", error) from error
-
-
-async def answer_of(connection: AIOKafkaConnection, request: Request[Any]) -> Any:
-    """What the broker answers; raises KafkaError."""
-    return await connection.send(request)
-
-
-def explained(cluster: Cluster, address: str, error: Exception) -> Refused:
-    """What `error` says about the way to `address`."""
+def tls_fault(error: BaseException) -> str | None:
+    """What is wrong with TLS and what mends it; None when the fault is another."""
     match error:
         case ssl.SSLCertVerificationError():
-            return _distrusted(address, error)
+            return _distrusted(error)
+        case ssl.SSLError() if error.reason in ("NO_CERTIFICATE_OR_CRL_FOUND", "PEM_LIB", "NO_START_LINE"):
+            return "sslrootcert, sslcert or sslkey of the DSN is no PEM file: give certificates and key as PEM"
+        case ssl.SSLError() if error.reason == "KEY_VALUES_MISMATCH":
+            return "sslkey of the DSN is not the key of the certificate in sslcert: give the two that belong together"
         case ssl.SSLError():
-            return Refused(
-                f"TLS with Kafka at {address} failed: {error.reason or error}",
-                "see that KAFKA has the port of a TLS listener, and that the listener takes TLS 1.2 or later",
-            )
-        case SaslAuthenticationFailed():
-            return Refused(
-                f"Kafka at {address} does not take user name and password of {cluster.username!r}",
-                "correct KAFKA_USERNAME and KAFKA_PASSWORD, or make the user with kafka-configs.sh",
-                reached=True,
-            )
-        case UnsupportedSaslMechanismError():
-            offered = str(error).rpartition("are: ")[2]
-            return Refused(
-                f"Kafka at {address} does not offer {cluster.mechanism}, but {offered}",
-                "set KAFKA_MECHANISM to one that it offers", reached=True,
-            )  # fmt: skip
-        case IllegalSaslStateError():
-            return Refused(
-                f"Kafka at {address} asks for no password on this port",
-                "set KAFKA_SECURITY to ssl, or KAFKA to the port of a SASL_SSL listener", reached=True,
-            )  # fmt: skip
-        case socket.gaierror():
-            return Refused(f"the name in {address} is not known here: {error.strerror}", "correct KAFKA")
-        case KafkaConnectionError() | ConnectionResetError() | BrokenPipeError():
-            return Refused(f"Kafka at {address} closes the connection at once", _CLOSED[_kind(cluster)])
-        case TimeoutError():
-            return Refused(
-                f"Kafka at {address} does not answer within {ANSWER.total_seconds():g} s",
-                f"see that it runs and is reached from here{'' if cluster.tls else ', and speaks no TLS on this port'}",
-            )
-        case OSError():
-            return Refused(f"Kafka at {address} can't be reached: {error.strerror or error}", "see that it runs")
+            return f"TLS with the server failed ({error.reason}): see its log, and sslcert and sslkey of the DSN"
+        case FileNotFoundError() if error.filename is None:
+            return "a file that sslrootcert, sslcert or sslkey of the DSN names does not exist: correct the path"
+        case PermissionError() if error.filename is None:
+            return "a file that sslrootcert, sslcert or sslkey of the DSN names may not be read: let the service's user"
+        case ConnectionError() if "rejected SSL upgrade" in str(error):
+            return "the server does not speak TLS, which sslmode of the DSN demands: set ssl = on there"
+        case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
+            return "sslmode of the DSN demands to know the server's CA: add sslrootcert, the path of its certificate"
+        case asyncpg.InvalidAuthorizationSpecificationError() if "no encryption" in str(error):
+            return "the server takes connections with TLS only: add sslmode=verify-full and sslrootcert to the DSN"
+        case asyncpg.InvalidAuthorizationSpecificationError() if "client certificate" in str(error):
+            return f"the server wants a certificate of the client ({error}): add sslcert and sslkey to the DSN"
         case _:
-            return Refused(f"Kafka at {address} does not let this client in: {error!r}", "read the log of the broker")
+            return None
 
 
-def is_away(refused: Refused) -> bool:
-    """Whether the broker may just be restarting."""
-    cause = refused.__cause__
-    return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError | socket.gaierror)
-
-
-def _kind(cluster: Cluster) -> str:
-    return "plaintext" if cluster.tls is None else "ssl" if cluster.mechanism is None else "sasl_ssl"
-
-
-_CLOSED: Final = {
-    "plaintext": "if this is the port of a TLS listener, set KAFKA_SECURITY to ssl or sasl_ssl",
-    "ssl": "see that this is the port of a TLS listener; if it asks for a password, set KAFKA_SECURITY to sasl_ssl; if"
-    " it asks for a certificate of the client, set KAFKA_CERTIFICATE and KAFKA_KEY to one that it believes",
-    "sasl_ssl": "see that this is the port of a SASL_SSL listener; if it asks for a certificate of the client, too, set"
-    " KAFKA_CERTIFICATE and KAFKA_KEY to one that it believes",
-}
-
-_EXPIRED: Final = 10
-_NOT_YET_VALID: Final = 9
-_OTHER_NAME: Final = (62, 64)
-"""OpenSSL's X509_V_ERR_ numbers."""
-
-
-def _distrusted(address: str, error: ssl.SSLCertVerificationError) -> Refused:
-    host = address.rpartition(":")[0]
-    match error.verify_code:
-        case code if code == _EXPIRED:
-            return Refused(
-                f"the certificate of Kafka at {address}, or of its CA, has expired", "renew it, then restart the broker"
-            )
-        case code if code == _NOT_YET_VALID:
-            return Refused(
-                f"the certificate of Kafka at {address} is not valid yet",
-                "set the clocks of this machine and the broker",
-            )
-        case code if code in _OTHER_NAME:
-            return Refused(
-                f"the certificate of Kafka at {address} is not for the name {host}",
-                f"give the broker a certificate with {host} among its subjectAltNames, or write a name that it has in"
-                " KAFKA and advertised.listeners",
-            )
-        case _:
-            return Refused(
-                f"the certificate of Kafka at {address} is signed by nobody who is believed here"
-                f" ({error.verify_message})",
-                "set KAFKA_CA to the file with the CA that signed it",
-            )
+def _distrusted(error: ssl.SSLCertVerificationError) -> str:
+    said = error.verify_message
+    if error.verify_code in _OTHER_HOST:
+        return f"the server's certificate is for another host ({said}): connect by a name that is in it"
+    if error.verify_code == _EXPIRED:
+        return "the server's certificate has expired: give the server a new one"
+    return f"the server's certificate is not from the CA in sslrootcert of the DSN ({said}): give that CA's"

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from shared import access, database, migration, outbox, runtime
 from shared.auth import Authenticator
 from shared.cluster import Refused
-from shared.config import ServiceSettings
+from shared.config import PublisherSettings, ServiceSettings
 from shared.database import Database
 from shared.http import Problem, create_app
 from shared.inbox import Inbox
@@ -94,7 +94,8 @@ async def backbone(
         database.connect(settings.postgres.get_secret_value(), name, outbox=outbox, migrate=settings.migrate) as db,
         producer(settings.cluster, name, settings.outage_patience) as kafka,
     ):
-        inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records)
+        follows_for = settings.record_retention if isinstance(settings, PublisherSettings) else None
+        inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records, follows_for)
         yield Backbone(name, settings, db, kafka, inbox, outbox)
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
@@ -326,13 +326,13 @@ class _Refilled:
             await republish(self._dsn)
 
 
-async def republish(dsn: str, since: datetime | None = None) -> int:
-    """Make the events in the outboxes due again that were published after `since`, or all; says how many."""
+async def republish(dsn: str) -> int:
+    """Make every event in the outboxes due again, so that a broker that lost records is refilled; says how many."""
     connection = await asyncpg.connect(dsn)
     try:
         return sum(
             [
-                await outbox.republish(connection, schema, since)
+                await outbox.republish(connection, schema)
                 for schema in PUBLISHERS
                 if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.outbox")
             ]

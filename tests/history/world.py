@@ -21,6 +21,7 @@ from services.history import consumers
 from services.history.config import Settings
 from services.history.loops.rebuild import Rebuilder
 from services.history.store import Store
+from services.job_api.store import NEEDED_EVENTS
 from shared import database, migration, outbox
 from shared.cluster import Cluster
 from shared.database import Database
@@ -58,6 +59,17 @@ class World:
             while await self.ask(f"SELECT EXISTS ({told} EXCEPT SELECT occurred_at, event_id FROM history.events)"):
                 pass
 
+    async def until_published(self) -> None:
+        """Wait until all that the outboxes have was sent; history drops what is too old."""
+        unsent = " OR ".join(f"EXISTS (SELECT FROM {owner}.outbox WHERE published_at IS NULL)" for owner in OWNERS)
+        async with asyncio.timeout(30):
+            while await self.ask(f"SELECT {unsent}"):
+                pass
+
+    async def purge(self) -> dict[str, int]:
+        """Let the owners delete their old events; says how many."""
+        return {name: await _purged(pool) for name, pool in self.owners.items()}
+
     async def ask(self, query: str, *arguments: object) -> object:
         """The one value that the login role is told."""
         async with connected(self.dsn) as connection:
@@ -72,6 +84,14 @@ class World:
         answer, complaint = await process.communicate()
         assert process.returncode is not None
         return process.returncode, answer.decode(), complaint.decode()
+
+
+async def _purged(owner: Database) -> int:
+    needed = NEEDED_EVENTS if owner.schema == "job_api" else "false"
+    retention, total = outbox.Retention(owner, timedelta(days=432), needed), 0
+    while deleted := await retention.forget(2):
+        total += deleted
+    return total
 
 
 @asynccontextmanager

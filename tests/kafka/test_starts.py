@@ -16,9 +16,9 @@ from aiokafka.protocol.admin import DeleteAclsRequest
 from cli.acls import Permission, permissions, permit
 from deploy.local.processes import free_port
 from shared import access
+from shared.brokers import answer_of, connection_to_any
 from shared.cluster import Refused
 from shared.config import ServiceSettings
-from shared.connecting import answer_of, connection_to_any
 from shared.messaging import ensure_topics
 from shared.rights import RIGHTS, Operation
 from shared.service import backbone
