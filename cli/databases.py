@@ -49,12 +49,12 @@ def migrate(postgres: PostgresOption = None, data: DataOption = None, output: Ou
 
 def republish(
     postgres: PostgresOption = None,
-    data: DataOption = None,
     since: Annotated[datetime | None, ago_option("Only what was published after:")] = None,
+    data: DataOption = None,
 ) -> None:
     """Publish kept events once more, after a broker lost records; consumers change nothing they know."""
     dsns = dsns_of(Installation.find(data, postgres))
-    count = sum(run_in(dsn, _republish(dsn, owner, since)) for owner, dsn in dsns.items() if owner in PUBLISHERS)
+    count = sum(run_in(dsn, make_due(dsn, owner, since)) for owner, dsn in dsns.items() if owner in PUBLISHERS)
     out.print(f"{count} events are due again; the services publish them in their old order.")
 
 
@@ -96,6 +96,7 @@ async def acting_as_worker(dsn: str, service: str) -> AsyncGenerator[DirectConne
         await connection.close()
 
 
-async def _republish(dsn: str, owner: str, since: datetime | None) -> int:
+async def make_due(dsn: str, owner: str, since: datetime | None = None) -> int:
+    """Make the events of `owner` due again that were published after `since`, or all; says how many."""
     async with acting_as_worker(dsn, owner) as connection:
         return await outbox.republish(connection, owner, since)

@@ -19,7 +19,11 @@ from shared.database import DirectConnection
 LOOK_SECONDS: Final = 0.3
 TAKEN_UP_WITHIN_SECONDS: Final = 60
 
+app = typer.Typer(help="What happened, as history tells it.", no_args_is_help=True)
+app.callback()(lambda: None)
 
+
+@app.command()
 def rebuild(
     check: Annotated[
         bool, typer.Option("--check", help="Compare only, and change nothing; exit code 3 when something differs.")

@@ -15,10 +15,10 @@ from aiokafka.admin import RecordsToDelete
 
 from cli.broker import administrator, reaching
 from cli.console import Failure, Output, OutputOption, confirm, out, print_json
-from cli.databases import PostgresOption, acting_as_worker, dsns_of, run_in
-from cli.installation import DataOption, Installation, KafkaOption, kafka_of
+from cli.databases import PostgresOption, acting_as_worker, dsns_of, make_due, run_in
+from cli.installation import DataOption, Installation, KafkaOption, cluster_of
 from deploy.local.stack import PUBLISHERS
-from shared import outbox
+from shared.cluster import Cluster
 from shared.messaging import topic_settings
 
 POSITIONS: Final = 10_000_000
@@ -39,15 +39,15 @@ def restored(
     It may be repeated until services run.
     """
     installation = Installation.find(data, postgres, kafka)
-    dsns, bootstrap = dsns_of(installation), kafka_of(installation)
+    dsns, cluster = dsns_of(installation), cluster_of(installation)
     if missing := [name for name in (*PUBLISHERS, "history") if name not in dsns]:
         raise Failure(f"CDDS_{missing[0].upper()}_POSTGRES is not set: all services have to forget the same")
     confirm("Every record on the project's topics is deleted, and published again from the outboxes.", yes=yes)
     for owner in PUBLISHERS:
         run_in(dsns[owner], _refuse_running(dsns, owner))
-    emptied = asyncio.run(reaching(bootstrap, _empty(bootstrap)))
+    emptied = asyncio.run(reaching(cluster, _empty(cluster)))
     run_in(dsns["history"], _pass_positions(dsns["history"]))
-    due = sum(run_in(dsns[owner], _republish(dsns[owner], owner)) for owner in PUBLISHERS)
+    due = sum(run_in(dsns[owner], make_due(dsns[owner], owner)) for owner in PUBLISHERS)
     if output == Output.JSON:
         print_json({"deleted_records": emptied, "events_due": due})
         return
@@ -61,9 +61,9 @@ async def _refuse_running(dsns: Mapping[str, str], owner: str) -> None:
             raise Failure(f"{owner} is running: stop all services first")
 
 
-async def _empty(bootstrap: str) -> int:
+async def _empty(cluster: Cluster) -> int:
     """Delete every record, and say how many it were."""
-    async with administrator(bootstrap) as admin:
+    async with administrator(cluster) as admin:
         existing = set(await admin.list_topics())
         names = [topic.name for topic in topic_settings(1, 1) if topic.name in existing]
         places = [
@@ -81,8 +81,3 @@ async def _pass_positions(dsn: str) -> None:
         await connection.execute(
             "SELECT count(nextval('history.positions')) FROM generate_series(1, $1::bigint)", POSITIONS, timeout=600
         )
-
-
-async def _republish(dsn: str, owner: str) -> int:
-    async with acting_as_worker(dsn, owner) as connection:
-        return await outbox.republish(connection, owner)

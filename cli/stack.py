@@ -16,10 +16,18 @@ from rich.markup import escape
 from cli.console import Failure, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
-from deploy.local.secrets import Secrets
+from deploy.local.secrets import ISSUER, Secrets, private_key
 from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Stack, running
+from shared import auth
 
 Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", envvar="CDDS_TOKEN_KEY", help="Sign with this private key (Ed25519, PEM)."),
+]
+IssuerOption = Annotated[
+    str, typer.Option("--issuer", envvar="CDDS_TOKEN_ISSUER", help="Whose token it is, with --key.")
+]
 DEMO_ROWS = 100_000
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 START_PATIENCE_SECONDS = 180
@@ -65,12 +73,27 @@ def token(
     tenant: Annotated[str, typer.Option(help="Whose data it opens.")] = "acme",
     role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "admin",
     days: Annotated[int, typer.Option(min=1, max=365)] = 7,
+    key: KeyOption = None,
+    issuer: IssuerOption = ISSUER,
 ) -> None:
-    """Print an access token for the local stack's HTTP API."""
+    """Print an access token for the local stack's HTTP API, or for services that believe the key that is given."""
     if role not in ("viewer", "operator", "admin"):
         raise Failure(f"there is no role {role!r}: use viewer, operator or admin")
-    secrets = Secrets(data / "secrets")
-    typer.echo(secrets.token(tenant=tenant, role=role, subject=f"{role}@{tenant}", lifetime=timedelta(days=days)))
+    subject, lifetime = f"{role}@{tenant}", timedelta(days=days)
+    if key is not None:
+        typer.echo(issued(key, issuer, tenant=tenant, role=role, subject=subject, lifetime=lifetime))
+    else:
+        secrets = Secrets(data / "secrets")
+        typer.echo(secrets.token(tenant=tenant, role=role, subject=subject, lifetime=lifetime))
+
+
+def issued(file: Path, issuer: str, *, tenant: str, role: str, subject: str, lifetime: timedelta) -> str:
+    """An access token signed with the private key in a file. Raises Failure."""
+    try:
+        key = private_key(file)
+    except (OSError, ValueError, TypeError) as error:
+        raise Failure(f"{file} is no Ed25519 private key in PEM: {error}") from error
+    return auth.issue(key, issuer, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
 
 
 async def fill_sources(dsn: str, rows: int) -> None:

@@ -16,6 +16,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.cluster import KafkaSettings
 from shared.safety import (
     LOCAL_ISSUER,
     Danger,
@@ -59,16 +60,24 @@ def _words(value: Any) -> Any:
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
+EVENTS_AT_LEAST: Final = timedelta(days=31)
+"""Much longer than topics keep records, so that a restored or rewound consumer finds in the outbox what it may miss."""
+RECORDS_LONGER: Final = timedelta(days=30)
+"""How much longer than events it is kept what they did: a replay, a dead letter sent again, a restored backup."""
+
+
 class ProcessSettings(BaseSettings):
     """What any process needs; a missing or wrong setting stops the start by name."""
 
     # Whoever writes `NAME=` takes a setting back that a common file sets.
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True)
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(ge=1, le=65535)
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    traces: Literal["off", "otlp"] = "off"
+    """Whether the work is traced; the standard's `OTEL_…` variables say where that goes."""
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
     insecure: Annotated[frozenset[Risk], NoDecode, BeforeValidator(_words)] = frozenset()
@@ -140,7 +149,7 @@ class AuthSettings(ProcessSettings):
             )  # fmt: skip
 
 
-class ServiceSettings(AuthSettings):
+class ServiceSettings(AuthSettings, KafkaSettings):  # pyright: ignore[reportIncompatibleVariableOverride] - model_config
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
@@ -150,8 +159,8 @@ class ServiceSettings(AuthSettings):
 
     Then its login need not own the schema: membership in `<service>_worker` and `<service>_tenant` is enough.
     """
-    kafka: str
-    """Bootstrap addresses, `host:port`, comma-separated."""
+    kafka_topics: Literal["ensure", "expect"] = "ensure"
+    """Whether topics that are missing are made at the start, which Kafka must permit, or asked for."""
     kafka_fetch_pause: timedelta = timedelta(0)
     """A pause between fetches, for a broker that answers an empty fetch at once, as the embedded one does."""
     kafka_partitions: int = Field(default=6, ge=1)
@@ -174,10 +183,34 @@ class ServiceSettings(AuthSettings):
         """State and events that could be read and changed on their way."""
         yield from super().dangers()
         yield from dsn_dangers("postgres", self.postgres.get_secret_value())
-        if getattr(self, "kafka_security", "plaintext") == "plaintext" and not all(
+        if self.kafka_security == "plaintext" and not all(
             is_here(host_of(address)) for address in self.kafka.split(",")
         ):
             yield Danger(
                 "kafka", "kafka", "names a broker on another machine, which is spoken to without TLS",
                 "set KAFKA_SECURITY to ssl or sasl_ssl",
             )  # fmt: skip
+
+
+class PublisherSettings(ServiceSettings):
+    """What a service that publishes needs, too: how long it remembers (docs/operate/retention.md)."""
+
+    event_retention: timedelta = timedelta(days=432)
+    """How long published events are kept, to refill a lost broker and rebuild history: its 400 days, and the month in
+    which they begin."""
+    record_retention: timedelta = timedelta(days=462)
+    """How long it is kept what events did, so that they do it once. Older events are not followed any more, whoever
+    sends them again."""
+    purge_interval: timedelta = Field(default=timedelta(minutes=10), gt=timedelta(0))
+    """How long nobody looks for what is too old, once there was nothing."""
+    short_retentions: bool = False
+    """Take retentions that are too short for anything but a trial; `make soak` does."""
+
+    @model_validator(mode="after")
+    def _remembers(self) -> Self:
+        least, margin = (timedelta(0), timedelta(0)) if self.short_retentions else (EVENTS_AT_LEAST, RECORDS_LONGER)
+        if self.event_retention < least:
+            raise ValueError(f"set EVENT_RETENTION to {least.days} days or more, such as P432D")
+        if self.record_retention < self.event_retention + margin:
+            raise ValueError(f"set RECORD_RETENTION to EVENT_RETENTION and {margin.days} days or more, such as P462D")
+        return self

@@ -59,6 +59,8 @@ class Event(BaseModel):
 
     topic: ClassVar[Topic]
     major: ClassVar[int] = 1
+    lasting: ClassVar[bool] = False
+    """Whether the newest one says how something is now, and so is kept and followed however old it is."""
 
     event_id: UUID = Field(default_factory=new_event_id)
     occurred_at: UtcDatetime
@@ -113,6 +115,7 @@ class JobEvent(Event):
     """A change of a job, with the whole job; the greater `job.version` wins."""
 
     topic: ClassVar[Topic] = JOBS
+    lasting: ClassVar[bool] = True
 
     job_id: UUID
     actor: str
@@ -198,6 +201,7 @@ class CertificateEvent(Event):
     """A change of the certificates exports of a tenant are encrypted for."""
 
     topic: ClassVar[Topic] = CERTIFICATES
+    lasting: ClassVar[bool] = True
 
     fingerprint: str
     actor: str

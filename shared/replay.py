@@ -102,6 +102,18 @@ class Replay:
         return f"cdds.replay.{self._database.schema}"
 
 
+async def forget(database: Database, age: timedelta, most: int) -> int:
+    """Delete at most so many replays that were asked for so long ago, and say how many it were."""
+    async with database.transaction() as connection:
+        status = await connection.execute(
+            """DELETE FROM replays WHERE replay_id IN (
+                 SELECT replay_id FROM replays WHERE asked_at < now() - $1::interval AND copied_at IS NOT NULL
+                 LIMIT $2 FOR UPDATE SKIP LOCKED)""",
+            age, most,
+        )  # fmt: skip
+    return int(status.rpartition(" ")[2])
+
+
 async def ask(connection: DirectConnection, schema: str, replay_id: UUID, *, again: bool = False) -> None:
     """Let the owner of `schema` copy its outbox; `again` also when it says that it did."""
     await connection.execute(

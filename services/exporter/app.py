@@ -13,6 +13,7 @@ from services.exporter.pipeline.rows import variant
 from services.exporter.store import Store
 from shared import runtime
 from shared.observability import log
+from shared.purge import Purge, kept_for
 from shared.service import backbone
 from shared.sources import Sources
 
@@ -35,6 +36,7 @@ async def application(settings: Settings) -> None:
         loops = (worker, Janitor(store, objects, patience), Sweeper(store, objects, patience, settings.sweep))
         router = api.router(store, objects, key, Catalogue(sources))
         await service.run(
+            Purge(service.database, settings, store.forgetting(kept_for(settings))).run(),
             *(loop.run() for loop in loops),
             runtime.measure_every(runtime.MEASURE, partial(measure_runs, store), patience),
             runtime.measure_every(MEASURE_FILES, partial(measure_files, store), patience),

@@ -16,17 +16,18 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.config import ServiceSettings
+from shared.config import PublisherSettings
 from shared.safety import ENCRYPTED, Danger, Fault, guessable, is_here, is_open
 from shared.sources import Sources, SourcesInvalid, source_faults
 
-Retention: TypeAlias = Annotated[timedelta, Field(ge=timedelta(hours=1), le=timedelta(days=400))]
+Retention: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=timedelta(days=400))]
 """At most as long as the events are kept that tell of the parts: history has to be rebuilt while there are any."""
 
+FILES_AT_LEAST: Final = timedelta(hours=1)
 _MAKE_KEY: Final = "make one with `openssl genpkey -algorithm ed25519`"
 
 
-class Settings(ServiceSettings):
+class Settings(PublisherSettings):
     """What exporter needs beside the common settings."""
 
     model_config = SettingsConfigDict(env_prefix="CDDS_EXPORTER_", frozen=True, extra="forbid")
@@ -63,6 +64,15 @@ class Settings(ServiceSettings):
     def _beats_in_time(self) -> Self:
         if self.beat * 3 > self.lease:
             raise ValueError("set BEAT to at most a third of LEASE, so that a late beat loses no run")
+        return self
+
+    @model_validator(mode="after")
+    def _tells_of_its_files(self) -> Self:
+        retentions = (self.retention, *self.retention_by_tenant.values())
+        if not self.short_retentions and min(retentions) < FILES_AT_LEAST:
+            raise ValueError("set RETENTION to an hour or more, such as PT1H, or nobody can fetch what was exported")
+        if max(retentions) > self.event_retention:
+            raise ValueError("set EVENT_RETENTION to at least RETENTION: events tell history of the files there are")
         return self
 
     def unusable(self) -> Iterator[Fault]:

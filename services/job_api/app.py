@@ -5,8 +5,9 @@ from typing import NoReturn
 
 from services.job_api import api, consumers, loops
 from services.job_api.config import Settings
-from services.job_api.store import Store
+from services.job_api.store import NEEDED_EVENTS, Store
 from shared import runtime
+from shared.purge import Purge, kept_for
 from shared.service import backbone
 from shared.sources import Sources
 
@@ -21,7 +22,7 @@ async def application(settings: Settings) -> None:
         consumers.register(service.inbox, store)
         patience = settings.outage_patience
         await service.run(
-            loops.forget_old_keys(store, patience),
+            Purge(service.database, settings, store.forgetting(kept_for(settings)), NEEDED_EVENTS).run(),
             runtime.measure_every(runtime.MEASURE, partial(loops.measure_certificates, store), patience),
             router=api.router(store, sources),
             problems=api.PROBLEMS,

@@ -1,16 +1,9 @@
-"""What job_api does by the clock: forget idempotency keys that nobody repeats any more, and measure certificates."""
+"""What job_api does by the clock: measure certificates."""
 
-from datetime import timedelta
 from math import inf
 
 from services.job_api import metrics
 from services.job_api.store import Store
-from shared.runtime import every
-
-
-async def forget_old_keys(store: Store, patience: timedelta) -> None:
-    """Look once an hour, until cancelled."""
-    await every(timedelta(hours=1), store.forget_old_keys, patience)
 
 
 async def measure_certificates(store: Store) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
-from shared.config import ServiceSettings
+from shared.config import PublisherSettings
 from shared.safety import Fault
 from shared.sources import source_faults
 
 
-class Settings(ServiceSettings):
+class Settings(PublisherSettings):
     """What scheduler needs beside the common settings."""
 
     model_config = SettingsConfigDict(env_prefix="CDDS_SCHEDULER_", frozen=True, extra="forbid")

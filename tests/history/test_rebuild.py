@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID, uuid4
 
 import orjson
 import pytest
@@ -20,10 +21,10 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
 from shared.database import Database, connect
-from shared.events import EVENT_TYPES, Event
+from shared.events import EVENT_TYPES, Event, JobDeleted, JobState
 from shared.migration import migrate
 from tests.conftest import fresh_database
-from tests.history.events import Run, batch, everything, finished_run, project, streams
+from tests.history.events import Run, batch, everything, finished_run, job_event, project, streams
 from tests.history.world import OWNERS, World, connected, remembering, running, world
 
 LEFT_OVER = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('history_shadow', 'history_replaced')"
@@ -111,6 +112,43 @@ async def test_a_rebuild_equals_the_live_tables_while_events_keep_arriving(lived
     assert len(set(after.values())) == len(after)
     assert None not in after.values()
     assert await rows(lived) == await projected(lived)
+
+
+def job_at(job_id: UUID, version: int, at: datetime, *, deleted: bool = False) -> Event:
+    told = job_event("t1", job_id, version).model_copy(update={"occurred_at": at})
+    if not deleted:
+        return told
+    gone = told.job.model_copy(update={"state": JobState.DELETED})
+    return JobDeleted(occurred_at=at, tenant="t1", job_id=job_id, actor="a", job=gone)
+
+
+async def test_a_purge_of_the_outboxes_takes_nothing_from_a_rebuild(lived: World) -> None:
+    """Of a job that lives, the version in force at the beginning of history was written long before."""
+    now = datetime.now(UTC)
+    recent, ancient, idle, gone = now - timedelta(days=1), now - timedelta(days=500), uuid4(), uuid4()
+    old_run, new_run = Run("t1", idle, ancient), Run("t1", idle, recent)
+    await lived.happen(
+        [
+            *(job_at(idle, version, ancient + timedelta(hours=version)) for version in (1, 2)),
+            job_at(gone, 1, ancient), job_at(gone, 2, ancient, deleted=True),
+            old_run.requested(), new_run.requested().model_copy(update={"job_version": 2}),
+            *(event for run in (old_run, new_run) for event in (run.queued(), run.started(), *run.succeeded())),
+        ]
+    )  # fmt: skip
+    async with remembering(lived.dsn, lived.bootstrap) as store:
+        await lived.until_published()
+        report = await rebuilt(lived)
+        assert differing(report) == set()
+        await store.tidy()
+        before = await rows(lived)
+
+        assert await lived.purge() == {"job_api": 3, "scheduler": 1, "exporter": 5}
+        after = await rebuilt(lived)
+
+    assert differing(after) == set()
+    assert await rows(lived) == before
+    assert [(row["job_id"], row["version"]) for row in before["job_versions"]] == [(idle, 2)]
+    assert [row["run_id"] for row in before["executions"]] == [new_run.run_id]
 
 
 async def damage(world: World) -> None:

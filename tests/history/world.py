@@ -21,7 +21,9 @@ from services.history import consumers
 from services.history.config import Settings
 from services.history.loops.rebuild import Rebuilder
 from services.history.store import Store
+from services.job_api.store import NEEDED_EVENTS
 from shared import database, migration, outbox
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.events import Event, RunProgressed
 from shared.inbox import Inbox
@@ -57,6 +59,17 @@ class World:
             while await self.ask(f"SELECT EXISTS ({told} EXCEPT SELECT occurred_at, event_id FROM history.events)"):
                 pass
 
+    async def until_published(self) -> None:
+        """Wait until all that the outboxes have was sent; history drops what is too old."""
+        unsent = " OR ".join(f"EXISTS (SELECT FROM {owner}.outbox WHERE published_at IS NULL)" for owner in OWNERS)
+        async with asyncio.timeout(30):
+            while await self.ask(f"SELECT {unsent}"):
+                pass
+
+    async def purge(self) -> dict[str, int]:
+        """Let the owners delete their old events; says how many."""
+        return {name: await _purged(pool) for name, pool in self.owners.items()}
+
     async def ask(self, query: str, *arguments: object) -> object:
         """The one value that the login role is told."""
         async with connected(self.dsn) as connection:
@@ -73,6 +86,14 @@ class World:
         return process.returncode, answer.decode(), complaint.decode()
 
 
+async def _purged(owner: Database) -> int:
+    needed = NEEDED_EVENTS if owner.schema == "job_api" else "false"
+    retention, total = outbox.Retention(owner, timedelta(days=432), needed), 0
+    while deleted := await retention.forget(2):
+        total += deleted
+    return total
+
+
 @asynccontextmanager
 async def connected(dsn: str) -> AsyncGenerator[database.DirectConnection]:
     connection = await asyncpg.connect(dsn)
@@ -87,8 +108,8 @@ async def world(dsn: str, folder: Path) -> AsyncGenerator[World]:
     """Owners that relay and copy their outboxes; history is started by `remembering`."""
     async with AsyncExitStack() as exits:
         broker = await exits.enter_async_context(EmbeddedKafka(folder / "broker"))
-        await ensure_topics(broker.bootstrap, 2, 1)
-        kafka = await exits.enter_async_context(producer(broker.bootstrap, "test", PATIENCE))
+        await ensure_topics(Cluster(broker.bootstrap), 2, 1)
+        kafka = await exits.enter_async_context(producer(Cluster(broker.bootstrap), "test", PATIENCE))
         await migration.migrate(dsn, "history", outbox=False)
         owners = {name: await exits.enter_async_context(database.connect(dsn, name, outbox=True)) for name in OWNERS}
         for pool in owners.values():
@@ -105,14 +126,14 @@ async def remembering(dsn: str, bootstrap: str) -> AsyncGenerator[Store]:
     )
     async with (
         database.connect(dsn, "history") as pool,
-        producer(bootstrap, "history", PATIENCE) as kafka,
+        producer(Cluster(bootstrap), "history", PATIENCE) as kafka,
     ):
         store = Store(pool, settings.retention)
         await store.keep_partitions()
         inbox = Inbox("history", kafka, PATIENCE, "history-1")
         consumers.register(inbox, store)
         async with (
-            running(inbox.run(bootstrap, timedelta(milliseconds=50))),
+            running(inbox.run(Cluster(bootstrap), timedelta(milliseconds=50))),
             running(Rebuilder("history", settings, store).run()),
         ):
             yield store

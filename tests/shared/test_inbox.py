@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
+from shared.cluster import Cluster
 from shared.events import Event
 from shared.inbox import Inbox, Stalled
 from shared.messaging import Producer, Record, producer
@@ -27,7 +28,7 @@ async def own(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Private:
 
 @pytest.fixture
 async def kafka(bootstrap: str) -> AsyncIterator[Producer]:
-    async with producer(bootstrap, "test", PATIENCE) as connected:
+    async with producer(Cluster(bootstrap), "test", PATIENCE) as connected:
         yield connected
 
 
@@ -70,7 +71,7 @@ class Gathered(list[tuple[Any, bytes]]):
 
 @asynccontextmanager
 async def running(inbox: Inbox, bootstrap: str) -> AsyncGenerator["asyncio.Task[None]"]:
-    task = asyncio.create_task(inbox.run(bootstrap))
+    task = asyncio.create_task(inbox.run(Cluster(bootstrap)))
     try:
         yield task
     finally:
@@ -205,6 +206,34 @@ async def test_a_record_that_cannot_be_gathered_harms_no_other_and_is_dead_lette
     assert consumed(own) == {"applied": 9, "ignored": 0, "dead": 1}
 
 
+async def test_what_is_too_old_changes_nothing_unless_it_lasts(
+    bootstrap: str, kafka: Producer, own: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own.ended, "lasting", True)
+    long_ago = {"occurred_at": datetime.now(UTC) - timedelta(days=2), "tenant": "acme"}
+    await kafka.publish(
+        [
+            Record.of(kind.model_validate({**long_ago, "number": number}))
+            for number, kind in ((1, own.happened), (2, own.ended))
+        ]
+    )
+    await publish(kafka, own, 3)
+    handled = Handled()
+    inbox = Inbox(own.group, kafka, PATIENCE, follows_for=timedelta(days=1))
+
+    @inbox.on(own.happened, own.ended)
+    async def remember(event: Event) -> None:
+        handled(event)
+
+    async with running(inbox, bootstrap):
+        await handled.until(2, 3)
+        await until_committed(own, bootstrap, 3)
+    assert handled.numbers == [2, 3]
+    assert await own.end(bootstrap, own.topic.dead) == 0
+    labels = {"topic": own.topic.name, "outcome": "too_old"}
+    assert REGISTRY.get_sample_value("cdds_events_consumed_total", labels) == 1
+
+
 async def test_an_outage_dead_letters_nothing(bootstrap: str, kafka: Producer, own: Private) -> None:
     await publish(kafka, own, 1, 2)
     handled = Handled()
@@ -236,7 +265,7 @@ async def test_an_outage_beyond_the_patience_ends_the_run_and_the_next_one_begin
 
     with pytest.raises(ExceptionGroup) as raised:
         async with asyncio.timeout(60):
-            await inbox.run(bootstrap)
+            await inbox.run(Cluster(bootstrap))
     assert raised.group_contains(ConnectionRefusedError, match="PostgreSQL is away")
     assert not await own.committed(bootstrap)
     assert await own.end(bootstrap, own.topic.dead) == 0

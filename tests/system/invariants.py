@@ -173,7 +173,7 @@ async def assert_invariants(stack: Stack, *, dead: int = 0, within: timedelta = 
     seen: list[str] = []
 
     async def look() -> bool:
-        seen[:] = await _violations(stack)
+        seen[:] = await violations(stack)
         return not seen
 
     try:
@@ -208,7 +208,8 @@ async def dead_letters(stack: Stack) -> list[ConsumerRecord]:
         return found
 
 
-async def _violations(stack: Stack) -> list[str]:
+async def violations(stack: Stack) -> list[str]:
+    """What is not true now, in words and with some rows."""
     connection = await asyncpg.connect(stack.dsn())
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):

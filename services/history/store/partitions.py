@@ -102,9 +102,10 @@ class PartitionStore(Part):
                 await connection.execute(
                     """DELETE FROM job_versions AS old
                        WHERE occurred_at < $1
-                         AND EXISTS (SELECT FROM job_versions AS newer
-                                     WHERE newer.job_id = old.job_id AND newer.version > old.version
-                                       AND newer.occurred_at < $1)""",
+                         AND (deleted
+                              OR EXISTS (SELECT FROM job_versions AS newer
+                                         WHERE newer.job_id = old.job_id AND newer.version > old.version
+                                           AND newer.occurred_at < $1))""",
                     self._oldest,
                 ),
             ]

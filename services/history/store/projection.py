@@ -15,7 +15,7 @@ from services.history.store import upserts
 from services.history.store.partitions import PartitionStore
 from shared import failpoints
 from shared.database import Connection, is_outage
-from shared.events import JobEvent, RunProgressed, RunRequested, SlotMissed, SlotSkipped, SlotWaiting
+from shared.events import JobEvent, JobState, RunProgressed, RunRequested, SlotMissed, SlotSkipped, SlotWaiting
 from shared.observability import log
 
 SHADOW: Final = "history_shadow"
@@ -165,25 +165,26 @@ class ProjectionStore(PartitionStore):
         named = {(r.job_id, r.job_version): r for r in sorted(requested, key=_requested_at, reverse=True)}
         rows = [
             (e.job_id, e.job.version, e.tenant, e.job.settings.title, e.job.settings.title.casefold(),
-             dict(e.job.settings.labels), e.job.settings.model_dump_json(), e.occurred_at)
+             dict(e.job.settings.labels), e.job.settings.model_dump_json(), e.occurred_at,
+             e.job.state is JobState.DELETED)
             for e in told.values()
         ] + [
-            (r.job_id, r.job_version, r.tenant, r.title, r.title_folded, {}, None, r.requested_at)
+            (r.job_id, r.job_version, r.tenant, r.title, r.title_folded, {}, None, r.requested_at, False)
             for key, r in named.items() if key not in told
         ]  # fmt: skip
         if not rows:
             return
         await connection.execute(
             """INSERT INTO job_versions AS known (job_id, version, tenant, title, title_folded, labels, settings,
-                                                  occurred_at)
-               SELECT job_id, version, tenant, title, title_folded, labels, settings::json, occurred_at
+                                                  occurred_at, deleted)
+               SELECT job_id, version, tenant, title, title_folded, labels, settings::json, occurred_at, deleted
                FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::jsonb[], $7::text[],
-                           $8::timestamptz[])
-                    AS said (job_id, version, tenant, title, title_folded, labels, settings, occurred_at)
+                           $8::timestamptz[], $9::boolean[])
+                    AS said (job_id, version, tenant, title, title_folded, labels, settings, occurred_at, deleted)
                ORDER BY job_id, version
                ON CONFLICT (job_id, version) DO UPDATE
                SET title = excluded.title, title_folded = excluded.title_folded, labels = excluded.labels,
-                   settings = excluded.settings, occurred_at = excluded.occurred_at
+                   settings = excluded.settings, occurred_at = excluded.occurred_at, deleted = excluded.deleted
                WHERE known.settings IS NULL
                  AND (excluded.settings IS NOT NULL OR excluded.occurred_at < known.occurred_at)""",
             *zip(*rows, strict=True),

@@ -24,6 +24,8 @@ HOURS: Final = 24 * 3600.0
 """The time-out, in seconds, of statements that read or write whole tables."""
 
 NOT_COMPARED: Final = ("applied_migrations", "migration_steps", "rebuilds", "progress")
+COLUMNS_NOT_COMPARED: Final = ("position", "deleted")
+"""Whether a job was deleted only says when it is forgotten, and is not known of all that was projected long ago."""
 
 
 class Outdated(Exception):
@@ -94,9 +96,9 @@ class RebuildStore(ProjectionStore):
                                  ELSE quote_ident(attname) END ORDER BY attname) AS columns
                    FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
                    WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
-                     AND attnum > 0 AND NOT attisdropped AND attname <> 'position' AND relname <> ALL ($2)
+                     AND attnum > 0 AND NOT attisdropped AND attname <> ALL ($3) AND relname <> ALL ($2)
                    GROUP BY relname ORDER BY relname""",
-                SHADOW, NOT_COMPARED,
+                SHADOW, NOT_COMPARED, COLUMNS_NOT_COMPARED,
             )  # fmt: skip
             return [await self._compare_table(connection, row["table"], row["columns"]) for row in tables]
 

@@ -6,12 +6,13 @@ a command and an event, about one job follow each other, and what is shown of it
 
 from services.job_api.store.certificates import CertificateStore
 from services.job_api.store.commands import CommandStore
+from services.job_api.store.forgetting import NEEDED_EVENTS, ForgettingStore
 from services.job_api.store.jobs import JobStore
 from services.job_api.store.rows import JobRow
 from services.job_api.store.runs import RunStore
 
-__all__ = ["JobRow", "Store"]
+__all__ = ["NEEDED_EVENTS", "JobRow", "Store"]
 
 
-class Store(JobStore, CommandStore, RunStore, CertificateStore):
+class Store(JobStore, CommandStore, RunStore, CertificateStore, ForgettingStore):
     """Jobs, commands on them, certificates, and the projection of runs."""

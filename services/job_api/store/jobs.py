@@ -140,16 +140,6 @@ class JobStore(Part):
                 job_id, job_version, next_slot_at, said_at,
             )  # fmt: skip
 
-    async def forget_old_keys(self) -> int:
-        """Delete idempotency keys older than seven days; says how many, a thousand at a time."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM idempotency_keys WHERE (tenant, key) IN (
-                     SELECT tenant, key FROM idempotency_keys WHERE taken_at < now() - interval '7 days'
-                     ORDER BY taken_at LIMIT 1000)"""
-            )
-        return int(status.rpartition(" ")[2])
-
     async def _read(self, connection: Connection, job_id: UUID, *, deleted: bool = False) -> JobRow:
         row = await connection.fetchrow(
             f"SELECT {JOB} FROM jobs WHERE id = $1 AND (state <> 'deleted' OR $2)", job_id, deleted

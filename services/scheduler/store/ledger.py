@@ -1,4 +1,4 @@
-"""The only SQL of the scheduler; each method is one business step in one transaction.
+"""How it is decided what becomes of slots; each method is one business step in one transaction.
 
 They are all alike: lock the job's schedule, read what of it waits or runs, let `domain` decide, and write plan, ledger
 and events together.
@@ -27,6 +27,7 @@ from shared.events import (
     Question,
     RunCancelRequested,
     RunNowRequested,
+    RunRequested,
     RunRetryRequested,
     Slot,
     Trigger,
@@ -61,13 +62,22 @@ class Unknown(Exception):
     """The event speaks of a job or run that the ledger does not have."""
 
 
-class Store:
+class LedgerStore:
     """Schedules, backfills and the slot ledger."""
 
-    def __init__(self, database: Database, settle: Settle, clock: Clock = current_time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settle: Settle,
+        clock: Clock = current_time,
+        *,
+        remembers_for: timedelta = timedelta.max,
+    ) -> None:
+        """The run of a job submitted to run at once is not asked for again when that is longer ago than we remember."""
         self._database = database
         self._settle = settle
         self._clock = clock
+        self._remembers_for = remembers_for
         self.changed = asyncio.Event()
         """Set whenever this process may have made a schedule due earlier than it was."""
 
@@ -82,6 +92,8 @@ class Store:
             decided = await self._decided(connection, event, _since(event, plan))
             backfilled = await self._backfilled(connection, event.job_id) if isinstance(event, JobDeleted) else ()
             now = await self._clock(connection)
+            if now - event.occurred_at > self._remembers_for:
+                decided.add(_immediate(event).key)
             await self._save(connection, [domain.keep(plan, event, decided, now, self._settle, backfilled)])
         self.changed.set()
 
@@ -250,11 +262,10 @@ class Store:
 
     async def _decided(self, connection: Connection, event: JobEvent, since: datetime) -> set[str]:
         """The keys of the job's scheduled slots later than `since`, and of the run its submission asked for."""
-        immediate = slots.commanded_slot(Trigger.IMMEDIATE, event.event_id, event.occurred_at).key
         rows = await connection.fetch(
             """SELECT slot_key FROM slots
                WHERE job_id = $1 AND (trigger = 'schedule' AND slot_at > $2 OR slot_key = $3)""",
-            event.job_id, since, immediate,
+            event.job_id, since, _immediate(event).key,
         )  # fmt: skip
         return {row["slot_key"] for row in rows}
 
@@ -328,20 +339,26 @@ class Store:
         """Write ledger and events of decisions."""
         await self._save_entries(connection, [(d.plan, entry) for d in decisions for entry in d.entries.values()])
         await outbox.append(connection, [event for decision in decisions for event in decision.events])
+        for event in (event for decision in decisions for event in decision.events):
+            if isinstance(event, RunRequested):
+                ids = {"run_id": str(event.run_id), "job_id": str(event.job_id), "tenant": event.tenant}
+                log.info("run requested", slot=event.slot.key, trigger=event.slot.trigger, **ids)
         failpoints.reached("scheduler.saved")
 
     async def _save_plans(self, connection: Connection, plans: Sequence[Plan]) -> None:
         await connection.execute(
             """INSERT INTO schedules (job_id, tenant, job_version, settings, active, deleted, next_slot_at, due_at,
-                                      failures, exported_to, stopped_at)
-               SELECT * FROM unnest($1::uuid[], $2::text[], $3::int[], $4::jsonb[], $5::bool[], $6::bool[],
-                                    $7::timestamptz[], $8::timestamptz[], $9::int[], $10::timestamptz[],
-                                    $11::timestamptz[])
+                                      failures, exported_to, stopped_at, deleted_at)
+               SELECT plan.*, CASE WHEN plan.deleted THEN now() END
+               FROM unnest($1::uuid[], $2::text[], $3::int[], $4::jsonb[], $5::bool[], $6::bool[],
+                           $7::timestamptz[], $8::timestamptz[], $9::int[], $10::timestamptz[], $11::timestamptz[])
+                    AS plan (job_id, tenant, job_version, settings, active, deleted)
                ON CONFLICT (job_id) DO UPDATE
                SET job_version = excluded.job_version, settings = excluded.settings, active = excluded.active,
                    deleted = excluded.deleted, next_slot_at = excluded.next_slot_at, due_at = excluded.due_at,
                    failures = excluded.failures, exported_to = excluded.exported_to,
-                   stopped_at = excluded.stopped_at""",
+                   stopped_at = excluded.stopped_at,
+                   deleted_at = coalesce(schedules.deleted_at, excluded.deleted_at)""",
             [p.job_id for p in plans], [p.tenant for p in plans], [p.job_version for p in plans],
             [p.settings.model_dump(mode="json") for p in plans], [p.active for p in plans], [p.deleted for p in plans],
             [p.next_slot_at for p in plans], [p.due_at for p in plans], [p.failures for p in plans],
@@ -383,6 +400,11 @@ class Store:
             [e.question and e.question.interval_to for _, e in kept], [e.retry_of for _, e in kept],
             [e.backfill_id for _, e in kept], [e.run_state for _, e in kept], [e.cancelled_by for _, e in kept],
         )  # fmt: skip
+
+
+def _immediate(event: JobEvent) -> Slot:
+    """The slot of the run that the submission of a job asks for."""
+    return slots.commanded_slot(Trigger.IMMEDIATE, event.event_id, event.occurred_at)
 
 
 def _since(event: JobEvent, plan: Plan | None) -> datetime:
