@@ -100,6 +100,9 @@ class Rebuilder:
         async with AIOKafkaConsumer(
             bootstrap_servers=self._settings.kafka, group_id=self._service, enable_auto_commit=False
         ) as group:
+            # Apache Kafka tells a consumer of no topics of none: it would hear of their partitions after five minutes.
+            group.assign([TopicPartition(name, 0) for name in names])
+            group.pause(*group.assignment())
             partitions = [TopicPartition(name, number) for name in names for number in await _partitions(group, name)]
             targets = await group.end_offsets(partitions)
             while True:
