@@ -67,11 +67,13 @@ USER root
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends openssl unzip \
  && rm -rf /var/lib/apt/lists/*
-COPY deploy/image/demo.lock /tmp/
+COPY deploy/image/build.lock deploy/image/demo.lock /tmp/
+# The data set comes as a source distribution.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip --python /opt/cdds/bin/python --no-cache-dir --disable-pip-version-check \
-        install --require-hashes --only-binary :all: --requirement /tmp/demo.lock \
- && rm /tmp/demo.lock
+    install="pip --python /opt/cdds/bin/python --no-cache-dir --disable-pip-version-check install --require-hashes" \
+ && $install --only-binary :all: --requirement /tmp/build.lock \
+ && $install --prefer-binary --no-build-isolation --requirement /tmp/demo.lock \
+ && rm /tmp/*.lock
 USER 10001:10001
 
 

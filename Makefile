@@ -33,10 +33,10 @@ install: $(VENV)/.installed ## Make .venv with the locked dependencies
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve pyproject.toml into the lock files again
-	$(COMPILE) --extra local --extra demo --extra bench --extra dev -o requirements.lock
+	$(COMPILE) --extra local --extra demo --extra otel --extra bench --extra dev -o requirements.lock
 	$(COMPILE) --extra bench --extra rivals -c requirements.lock -o requirements-rivals.lock
-	$(COMPILE) -c requirements.lock -o deploy/image/runtime.lock
-	$(COMPILE) --extra demo -c requirements.lock -o deploy/image/demo.lock
+	$(COMPILE) --extra otel -c requirements.lock -o deploy/image/runtime.lock
+	$(COMPILE) --extra otel --extra demo -c requirements.lock -o deploy/image/demo.lock
 	$(RESOLVE) --group build -o deploy/image/build.lock
 
 .PHONY: demo
@@ -53,11 +53,15 @@ down: install ## Stop the local stack
 
 .PHONY: test
 test: install ## The tests that need nothing but Python
-	$(BIN)/pytest $(PARALLEL) -m "not apache and not faults and not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not apache and not faults and not slow and not docker"
 
 .PHONY: test-apache
 test-apache: install ## The system tests on Apache Kafka (CDDS_TEST_KAFKA, Docker, or Maven and Java 17)
 	$(BIN)/pytest $(if $(CDDS_TEST_KAFKA),,$(PARALLEL)) -m "apache and not slow and not faults"
+
+.PHONY: test-docker
+test-docker: install ## The image and the compose file on a Docker engine: the demo, and every part killed in the middle of a run
+	CDDS_REQUIRE_DOCKER=1 $(BIN)/pytest -m docker tests/deploy/docker
 
 SEEDS ?= 1000
 

@@ -23,6 +23,7 @@ from deploy.local import kafka
 from deploy.local.kafka import ApacheKafka, Broker
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.secrets import Secrets
+from shared.cluster import Cluster
 from shared.messaging import ensure_topics
 
 Measuring: TypeAlias = Callable[[Path, EmbeddedPostgres, Broker], Awaitable[Mapping[str, float]]]
@@ -78,7 +79,7 @@ async def _main(sections: Mapping[Section, Measuring], keep: Path | None) -> Non
             EmbeddedPostgres(keep or folder / "postgres", settings=SETTINGS) as postgres,
             ApacheKafka(folder / "kafka") as broker,
         ):
-            await ensure_topics(broker.bootstrap, PARTITIONS, 1)
+            await ensure_topics(Cluster(broker.bootstrap), PARTITIONS, 1)
             for measure in sections.values():
                 result |= await measure(folder, postgres, broker)
     print_result(result)

@@ -29,6 +29,7 @@ from bench.history_service import SERVICE, committed, is_assigned, running, set_
 from deploy.local.kafka import Broker
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.secrets import Secrets
+from shared.cluster import Cluster
 from shared.events import TOPICS, Event, RunProgressed, RunRequested
 from shared.messaging import MAX_RECORD_BYTES, Record, decode, producer
 
@@ -160,7 +161,7 @@ def fill(bootstrap: str, count: int) -> Counter[str]:
     async def run() -> None:
         events = past(count)
         started, size = time.monotonic(), 0
-        async with producer(bootstrap, "bench", PATIENCE) as kafka:
+        async with producer(Cluster(bootstrap), "bench", PATIENCE) as kafka:
             while some := list(islice(events, PUBLISHED_AT_ONCE)):
                 records = [Record.of(event) for event in some]
                 await kafka.publish(records)

@@ -18,6 +18,7 @@ from bench.history_service import SERVICE, is_assigned, running, set_offsets
 from deploy.local.kafka import Broker
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.secrets import Secrets
+from shared.cluster import Cluster
 from shared.events import RunProgressed
 from shared.messaging import Record, producer
 
@@ -81,7 +82,7 @@ def publish(bootstrap: str, rate: int, seconds: int) -> tuple[datetime, int]:
     events = list(lives(rate * seconds, now, now + whole, LONGEST))
 
     async def run() -> datetime:
-        async with producer(bootstrap, "bench", PATIENCE) as kafka:
+        async with producer(Cluster(bootstrap), "bench", PATIENCE) as kafka:
             since = datetime.now(UTC) + timedelta(seconds=0.5)
             coming = paced(events, since, rate)
             while some := list(islice(coming, max(1, int(rate * PUBLISH_SECONDS)))):

@@ -33,6 +33,7 @@ from bench.harness import (
 from deploy.local.kafka import ApacheKafka, Broker, EmbeddedKafka
 from deploy.local.postgres import EmbeddedPostgres
 from shared import database, migration, outbox
+from shared.cluster import Cluster
 from shared.database import Connection, Database, Pool
 from shared.events import JOBS, Job, JobCreated, JobState, JobUpdated, new_event_id
 from shared.jobs import AllData, Hourly, JobSettings
@@ -76,7 +77,7 @@ async def _main(kafka: Kafka, events: int, rounds: int, rate: int, seconds: int)
             EmbeddedPostgres(Path(folder) / "postgres") as postgres,
             broker_type(Path(folder) / "kafka") as broker,
         ):
-            await ensure_topics(broker.bootstrap, PARTITIONS, 1)
+            await ensure_topics(Cluster(broker.bootstrap), PARTITIONS, 1)
             # First, because its consumer reads the topics from their beginning.
             latencies = await _latency(postgres, broker, rate, seconds)
             throughput = await _throughput(postgres, broker, events, rounds)
@@ -197,7 +198,10 @@ def relay(dsn: str, bootstrap: str, count: int) -> float:
     """Run the relay as a service does until `count` events are acknowledged and marked; seconds to the last ack."""
 
     async def run() -> float:
-        async with database.connect(dsn, SERVICE, outbox=True) as db, producer(bootstrap, "bench", PATIENCE) as kafka:
+        async with (
+            database.connect(dsn, SERVICE, outbox=True) as db,
+            producer(Cluster(bootstrap), "bench", PATIENCE) as kafka,
+        ):
             started = time.monotonic()
             running = asyncio.create_task(Relay(db, kafka, PATIENCE).run())
             while _published() < count:
@@ -256,7 +260,7 @@ def relay_naively(dsn: str, bootstrap: str) -> float:
     async def run() -> float:
         async with (
             database.connect(dsn, SERVICE, outbox=True) as db,
-            producer(bootstrap, "bench", PATIENCE) as kafka,
+            producer(Cluster(bootstrap), "bench", PATIENCE) as kafka,
             db.session() as connection,
         ):
             started = time.monotonic()

@@ -49,6 +49,7 @@ from deploy.local.processes import Child, free_port, until_ready
 from deploy.local.secrets import Secrets
 from services.scheduler.store import Store
 from shared import database, migration
+from shared.cluster import Cluster
 from shared.events import SCHEDULED_RUNS, RunRequested
 from shared.jobs import JobSettings
 from shared.messaging import ensure_topics
@@ -142,7 +143,7 @@ async def _main(rounds: Sequence[int], stored: int, alternative_due: int) -> Non
     with TemporaryDirectory(prefix="cdds-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with EmbeddedPostgres(folder / "postgres") as postgres, ApacheKafka(folder / "kafka") as broker:
-            await ensure_topics(broker.bootstrap, PARTITIONS, 1)
+            await ensure_topics(Cluster(broker.bootstrap), PARTITIONS, 1)
             few, many = [await _database(postgres, f"stored_{count}", count) for count in (FEW, stored)]
             idle_few, idle_many = (await measured_beside(idle_ticks, [few, many])).value
             ours: list[Lags] = []

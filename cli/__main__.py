@@ -1,57 +1,72 @@
 """`cdds`: everything a person does from a terminal."""
 
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
 
-from cli import demo, history, stack, topics
-from cli.apply.commands import apply, export
-from cli.artifacts import listing
-from cli.artifacts.decrypt import decrypt
-from cli.artifacts.fetch import fetch
-from cli.artifacts.verify import verify
-from cli.certificates import app as certificates
 from cli.console import Failure, err, shown
-from cli.dead_letters import commands as dead_letters
-from cli.doctor.commands import doctor
-from cli.jobs.app import app as jobs
-from cli.runs.app import app as runs
+from cli.lazy import MARKUP, Lazy, LazyGroup
+
+COMMANDS: Final = {
+    "up": Lazy("cli.stack:up", "Start PostgreSQL, Kafka and the five services; Ctrl-C stops everything in order."),
+    "down": Lazy("cli.stack:down", "Stop the stack that runs in the background."),
+    "token": Lazy("cli.stack:token", "Print an access token for the local stack's HTTP API."),
+    "migrate": Lazy(
+        "cli.databases:migrate",
+        "Apply the migrations of every service whose CDDS_…_POSTGRES is set, as its owner; services may be running.",
+    ),
+    "restored": Lazy(
+        "cli.restored:restored",
+        "Let Kafka forget what PostgreSQL has, after it was restored to an earlier moment and before services start.",
+    ),
+    "republish": Lazy(
+        "cli.databases:republish",
+        "Publish kept events once more, after a broker lost records; consumers change nothing they know.",
+    ),
+    "demo": Lazy(
+        "cli.demo:demo",
+        "Export generated interactions and attachments, decrypt with stock tools, compare every row with the database.",
+    ),
+    "apply": Lazy(
+        "cli.apply.commands:apply", "Create and change jobs until the service has those of the files.",
+        "cdds apply -f jobs.yaml -f jobs.d/ --plan",
+    ),
+    "export": Lazy(
+        "cli.apply.commands:export",
+        "Write the jobs that have keys as a file for cdds apply, which changes nothing then.",
+        "cdds export > jobs.yaml",
+    ),
+    "doctor": Lazy(
+        "cli.doctor.commands:doctor", "Check everything that CDDS needs, and say what to do about what is wrong."
+    ),
+    "jobs": Lazy("cli.jobs.app:app", "Jobs: what is exported, when, and how."),
+    "runs": Lazy("cli.runs.app:app", "Runs: how exports go and went."),
+    "certificates": Lazy("cli.certificates:app", "Certificates: for whom exports are encrypted."),
+    "artifacts": Lazy(
+        "cli.artifacts.app:app", "Exported files: list and fetch them, prove that they are complete, decrypt them."
+    ),
+    "history": Lazy("cli.history:app", "What happened, as history tells it."),
+    "dead-letters": Lazy(
+        "cli.dead_letters.commands:app", "Records that a service could not apply: why, and once more."
+    ),
+    "topics": Lazy("cli.topics:app", "The topics that events travel on."),
+}  # fmt: skip
+
+
+class _Commands(LazyGroup):
+    lazy = COMMANDS
+
 
 app = typer.Typer(
     name="cdds",
     help="Export contact-centre data on a schedule, encrypted and verifiable.",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=MARKUP,
 )
-app.command()(stack.up)
-app.command()(stack.down)
-app.command()(stack.token)
-app.command()(stack.republish)
-app.command()(demo.demo)
-app.command(epilog="cdds apply -f jobs.yaml -f jobs.d/ --plan")(apply)
-app.command(epilog="cdds export > jobs.yaml")(export)
-app.add_typer(jobs, name="jobs")
-app.add_typer(runs, name="runs")
-app.add_typer(certificates, name="certificates")
-app.command()(doctor)
-artifacts = typer.Typer(
-    help="Exported files: list and fetch them, prove that they are complete, decrypt them.",
-    no_args_is_help=True,
-)
-artifacts.command("list", epilog="cdds artifacts list --job nightly --available")(listing.list_)
-artifacts.command(epilog="cdds artifacts download 1f2e3d4c --into received/")(listing.download)
-artifacts.command(epilog="cdds artifacts delete 1f2e3d4c --yes")(listing.delete)
-artifacts.command()(fetch)
-artifacts.command()(verify)
-artifacts.command()(decrypt)
-app.add_typer(artifacts, name="artifacts")
-records = typer.Typer(help="What happened, as history tells it.", no_args_is_help=True)
-records.command()(history.rebuild)
-app.add_typer(records, name="history")
-app.add_typer(dead_letters.app, name="dead-letters")
-app.add_typer(topics.app, name="topics")
+app.callback()(lambda: None)
 
 
 def main() -> NoReturn:

@@ -1,14 +1,20 @@
-"""`cdds demo`: one export from a submitted job to compared rows, with nothing but stock tools on the receiving side."""
+"""`cdds demo`: one export from a submitted job to compared rows, with nothing but stock tools on the receiving side.
+
+It starts a stack of its own, or is told of an installation whose sample source it may fill.
+"""
 
 import asyncio
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -16,10 +22,13 @@ import orjson
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.artifacts.manifests import KEYS_NAME
 from cli.console import Exit, Failure, out
+from cli.stack import IssuerOption, KeyOption, fill_sources, issued
 from deploy.local import data as demo_data
 from deploy.local.data import END, START
 from deploy.local.processes import StartFailed
+from deploy.local.secrets import ISSUER
 from deploy.local.stack import SOURCES_DATABASE, AlreadyRunning, Options, Stack
 from shared.clock import utc_text
 
@@ -30,15 +39,33 @@ def demo(
     data: Annotated[Path, typer.Option("--data", help="Folder for the demo; emptied first.")] = Path(".cdds/demo"),
     rows: Annotated[int, typer.Option(min=1, help="Interactions to generate.")] = 50_000,
     kafka: Annotated[str, typer.Option(help="embedded, apache, or HOST:PORT.")] = "embedded",
+    url: Annotated[
+        str | None, typer.Option(help="Address of an installation that runs, instead of a stack of its own.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(help=f"There: a file with the DSN of its source `ucs`, in a database {SOURCES_DATABASE}."),
+    ] = None,
+    key: KeyOption = None,
+    issuer: IssuerOption = ISSUER,
 ) -> None:
-    """Export generated interactions and attachments, decrypt with stock tools, compare every row with the database."""
+    """Export generated interactions and attachments, decrypt with stock tools, compare every row with the database.
+
+    At an installation that runs (--url, --source and --key together), the sample data there is replaced.
+    """
     _require_tools()
+    if url is not None and (source is None or key is None):
+        raise typer.BadParameter("--url needs --source and --key")
     shutil.rmtree(data, ignore_errors=True)
     started = time.monotonic()
-    try:
-        asyncio.run(_demo(Options(data=data, kafka=kafka), rows))
-    except (AlreadyRunning, StartFailed) as error:
-        raise Failure(str(error)) from error
+    if url is not None and source is not None and key is not None:
+        token = issued(key, issuer, tenant="acme", role="admin", subject="demo@acme", lifetime=timedelta(hours=1))
+        asyncio.run(_demo_at(url, token, _sample(Path(source)), data, rows))
+    else:
+        try:
+            asyncio.run(_demo(Options(data=data, kafka=kafka), rows))
+        except (AlreadyRunning, StartFailed) as error:
+            raise Failure(str(error)) from error
     out.print(
         f"\n[bold green]Done[/] in {time.monotonic() - started:.1f} s. Everything is in {data}/ .", highlight=False
     )
@@ -56,38 +83,62 @@ def _require_tools() -> None:
 
 
 async def _demo(options: Options, rows: int) -> None:
-    received = options.data / "received"
     async with _step("Starting PostgreSQL, Kafka and five services"):
         stack = await Stack(options, output=options.data / "logs" / "services.log").__aenter__()
     try:
         async with _step(f"Loading {rows:,} generated interactions"):
             await demo_data.create_schema(stack.dsn(SOURCES_DATABASE))
             await demo_data.load_interactions(stack.dsn(SOURCES_DATABASE), "ucs", rows=rows)
-        async with _step("Making a key pair and a certificate with openssl"):
-            key, certificate = _key_pair(options.data / "recipient")
         token = stack.secrets.token(tenant="acme", role="admin", subject="demo@acme")
-        async with httpx.AsyncClient(
-            base_url=f"{stack.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30
-        ) as api:
-            await _answer(api.post("/certificates", content=certificate.read_bytes()))
-            job = await _answer(api.post("/jobs", json=_job()))
-            out.print(f"  POST /jobs → job {job['id']}", highlight=False)
-            execution = await _watch(api, job["id"])
-            await _download(api, execution, received)
-        async with _step("Decrypting with `openssl cms`, unpacking with `unzip`"):
-            for sealed in sorted(received.glob("*.p7m")):
-                _open(sealed, key)
-        async with _step("Comparing every row with the database"):
-            compared = await _compare(stack.dsn(SOURCES_DATABASE), received)
-        size = sum(file.stat().st_size for file in received.glob("*.p7m"))
-        out.print(
-            f"\n{compared:,} rows are equal. {execution['bytes'] / 1e6:,.1f} MB of JSON Lines travelled as"
-            f" {size / 1e6:,.1f} MB in {execution['parts']} encrypted file(s).",
-            highlight=False,
-        )
+        await _export(stack.url, token, stack.dsn(SOURCES_DATABASE), options.data)
     finally:
         async with _step("Stopping"):
             await stack.__aexit__()
+
+
+async def _demo_at(url: str, token: str, dsn: str, folder: Path, rows: int) -> None:
+    async with _step(f"Loading {rows:,} generated interactions, contacts and flights"):
+        await fill_sources(dsn, rows)
+    await _export(url, token, dsn, folder)
+
+
+def _sample(file: Path) -> str:
+    """The DSN in the file; raises Failure for a database that is not there to be filled with sample data."""
+    try:
+        dsn = file.read_text().strip()
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}: name a file with the DSN of the sample source") from error
+    if (database := urlsplit(dsn).path.removeprefix("/")) != SOURCES_DATABASE:
+        raise Failure(f"{file} names the database {database!r}: the demo replaces rows in {SOURCES_DATABASE} only")
+    return dsn
+
+
+async def _export(url: str, token: str, dsn: str, folder: Path) -> None:
+    """From a certificate to compared rows."""
+    received = folder / "received"
+    async with _step("Making a key pair and a certificate with openssl"):
+        key, certificate = _key_pair(folder / "recipient")
+    async with httpx.AsyncClient(
+        base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30
+    ) as api:
+        await _answer(api.post("/certificates", content=certificate.read_bytes()))
+        job = await _answer(api.post("/jobs", json=_job()))
+        out.print(f"  POST /jobs → job {job['id']}", highlight=False)
+        execution = await _watch(api, job["id"])
+        await _download(api, execution, received)
+    async with _step("Verifying signature, hashes and row counts with `cdds artifacts verify`"):
+        _run(sys.executable, "-m", "cli", "artifacts", "verify", received, "--key", key)
+    async with _step("Decrypting with `openssl cms`, unpacking with `unzip`"):
+        for sealed in sorted(received.glob("*.p7m")):
+            _open(sealed, key)
+    async with _step("Comparing every row with the database"):
+        compared = await _compare(dsn, received)
+    size = sum(file.stat().st_size for file in received.glob("*.p7m"))
+    out.print(
+        f"\n{compared:,} rows are equal. {execution['bytes'] / 1e6:,.1f} MB of JSON Lines travelled as"
+        f" {size / 1e6:,.1f} MB in {execution['parts']} encrypted file(s).",
+        highlight=False,
+    )
 
 
 def _job() -> dict[str, object]:
@@ -144,7 +195,10 @@ async def _watch(api: httpx.AsyncClient, job_id: str) -> dict[str, Any]:
 async def _download(api: httpx.AsyncClient, execution: dict[str, Any], folder: Path) -> None:
     folder.mkdir()
     details = await _answer(api.get(f"/executions/{execution['run_id']}"))
-    files = {f"export-{execution['run_id']}.manifest.json": execution["manifest_id"]}
+    files = {
+        f"export-{execution['run_id']}.manifest.json": execution["manifest_id"],
+        f"export-{execution['run_id']}.schema.json": execution["schema_id"],
+    }
     files |= {artifact["file_name"]: artifact["artifact_id"] for artifact in details["artifacts"]}
     for name, file_id in files.items():
         async with api.stream("GET", f"/files/{file_id}") as answer:
@@ -153,6 +207,7 @@ async def _download(api: httpx.AsyncClient, execution: dict[str, Any], folder: P
                 async for chunk in answer.aiter_bytes():
                     file.write(chunk)
         out.print(f"  GET /files/… → {name}", highlight=False, soft_wrap=True)
+    (folder / KEYS_NAME).write_bytes((await api.get("/files/signing-keys")).raise_for_status().content)
 
 
 def _open(sealed: Path, key: Path) -> None:

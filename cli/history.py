@@ -3,43 +3,56 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, Final
 
-import asyncpg
 import typer
+from pydantic import ValidationError
 
 from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table
-from deploy.local.stack import PUBLISHERS, running
+from cli.databases import PostgresOption, acting_as_worker, dsns_of, log_to_standard_error, run_in
+from cli.installation import DataOption, Installation
+from deploy.local.stack import PUBLISHERS
 from services.history.domain.rebuilds import Rebuild, RebuildState
-from shared import replay
-from shared.database import DirectConnection, is_outage
+from shared import database, replay
+from shared.database import DirectConnection
 
 LOOK_SECONDS: Final = 0.3
 TAKEN_UP_WITHIN_SECONDS: Final = 60
 
+app = typer.Typer(help="What happened, as history tells it.", no_args_is_help=True)
+app.callback()(lambda: None)
 
+
+@app.command()
 def rebuild(
     check: Annotated[
         bool, typer.Option("--check", help="Compare only, and change nothing; exit code 3 when something differs.")
     ] = False,
-    postgres: Annotated[str | None, typer.Option(help="DSN; the running local stack's otherwise.")] = None,
-    data: Annotated[Path, typer.Option("--data", help="The stack's folder.")] = Path(".cdds"),
+    here: Annotated[
+        bool,
+        typer.Option(
+            "--here",
+            help="Carry it out in this process, where the login of the running history does not own its tables;"
+            " CDDS_HISTORY_POSTGRES is the owner's then.",
+        ),
+    ] = False,
+    postgres: PostgresOption = None,
+    data: DataOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make history anew from the outboxes and put it in the place of the old one, while everything goes on.
 
     The services do the work, so it goes on when this command is stopped; called again it joins the rebuild under way.
     """
-    dsn = postgres or (running(data) or {}).get("postgres")
-    if dsn is None:
-        raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
-    try:
-        ended = asyncio.run(_rebuild(dsn, checking=check))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if not is_outage(error) and not isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-            raise
-        raise Failure(f"PostgreSQL does not answer: {error}", Exit.UNREACHABLE) from error
+    installation = Installation.find(data, postgres)
+    dsns = dsns_of(installation)
+    if missing := [name for name in ("history", *PUBLISHERS) if name not in dsns]:
+        raise Failure(f"CDDS_{missing[0].upper()}_POSTGRES is not set: a rebuild reads the outboxes of all services")
+    if here:
+        log_to_standard_error()
+    with installation.in_environment():
+        ended = run_in(dsns["history"], _here(dsns, checking=check) if here else _rebuild(dsns, checking=check))
     if ended.state == RebuildState.FAILED or ended.report is None:
         raise Failure(f"the rebuild was given up and the live history left as it is: {ended.reason}")
     differs = _print(ended.report, swapped=not ended.checking, output=output)
@@ -47,30 +60,63 @@ def rebuild(
         raise typer.Exit(Exit.VERIFICATION)
 
 
-async def _rebuild(dsn: str, *, checking: bool) -> Rebuild:
+async def _here(dsns: Mapping[str, str], *, checking: bool) -> Rebuild:
+    """Ask for a rebuild and carry it out, as a replica of history does that owns the tables."""
+    from services.history.config import Settings
+    from services.history.loops.rebuild import Rebuilder
+    from services.history.store import Store
+
+    try:
+        settings = Settings()  # pyright: ignore[reportCallIssue] - the values come from the environment
+    except ValidationError as error:
+        names = ", ".join(f"CDDS_HISTORY_{str(fault['loc'][0]).upper()}" for fault in error.errors())
+        raise Failure(f"--here needs the settings of history; look at {names}") from error
+    async with database.connect(dsns["history"], "history", migrate=False) as pool:
+        store = Store(pool, settings.retention)
+        async with store.rebuilding() as may:
+            if not may:
+                raise Failure("the login of CDDS_HISTORY_POSTGRES is not the owner's, or a rebuild goes on elsewhere")
+        await store.keep_partitions()
+        asking = asyncio.create_task(_rebuild(dsns, checking=checking))
+        carrying_out = asyncio.create_task(Rebuilder("history", settings, store).run())
+        try:
+            done, _ = await asyncio.wait({asking, carrying_out}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (asking, carrying_out):
+                task.cancel()
+            await asyncio.gather(asking, carrying_out, return_exceptions=True)
+        await store.clear()
+        return asking.result()
+
+
+async def _rebuild(dsns: Mapping[str, str], *, checking: bool) -> Rebuild:
     """Ask for a rebuild or join the one under way, and wait for its end."""
     from services.history.store import requests  # brings FastStream along, which would delay every other command
 
-    connection = await asyncpg.connect(dsn)
-    try:
-        for table in ("history.rebuilds", *(f"{owner}.replays" for owner in PUBLISHERS)):
+    async with AsyncExitStack() as exits:
+        connections = {
+            name: await exits.enter_async_context(acting_as_worker(dsns[name], name))
+            for name in ("history", *PUBLISHERS)
+        }
+        for name, connection in connections.items():
+            table = f"{name}.{'rebuilds' if name == 'history' else 'replays'}"
             if await connection.fetchval("SELECT to_regclass($1) IS NULL", table):
-                raise Failure(f"there is no {table} in this database: let this version of the service start on it")
+                raise Failure(f"there is no {table} in its database: apply this version's migrations, `cdds migrate`")
         while True:
-            asked, new = await requests.ask(connection, checking=checking)
-            ended = await _follow(connection, asked, joined=not new)
+            asked, new = await requests.ask(connections["history"], checking=checking)
+            ended = await _follow(connections, asked, joined=not new)
             # A check that was under way has compared, but it has repaired nothing.
             if checking or not ended.checking:
                 return ended
-    finally:
-        await connection.close()
 
 
-async def _follow(connection: DirectConnection, rebuild: Rebuild, *, joined: bool) -> Rebuild:
+async def _follow(connections: Mapping[str, DirectConnection], rebuild: Rebuild, *, joined: bool) -> Rebuild:
     """Let the owners copy as soon as history is ready for it, and wait for the end."""
     from services.history.store import requests
 
-    identity = rebuild.rebuild_id
+    identity, connection = rebuild.rebuild_id, connections["history"]
     patience = time.monotonic() + TAKEN_UP_WITHIN_SECONDS
     # A broker may have lost what was copied; where it has not, the same events once more change nothing.
     again = joined and rebuild.state == RebuildState.COPYING
@@ -78,12 +124,15 @@ async def _follow(connection: DirectConnection, rebuild: Rebuild, *, joined: boo
         while not rebuild.over:
             if rebuild.state == RebuildState.COPYING:
                 for owner in PUBLISHERS:
-                    await replay.ask(connection, owner, identity, again=again)
+                    await replay.ask(connections[owner], owner, identity, again=again)
                 again = False
-                copied = [await replay.copied(connection, owner, identity) or 0 for owner in PUBLISHERS]
+                copied = [await replay.copied(connections[owner], owner, identity) or 0 for owner in PUBLISHERS]
                 status.update(f"copied {sum(copied):,} events, read {sum(rebuild.progress.values()):,} …")
             elif time.monotonic() > patience and await requests.withdraw(connection, identity):
-                raise Failure("history does not take it up: is it running?", Exit.UNREACHABLE)
+                raise Failure(
+                    "history does not take it up: start it, or, where its login does not own its tables, use --here",
+                    Exit.UNREACHABLE,
+                )
             await asyncio.sleep(LOOK_SECONDS)
             found = await requests.look(connection, identity)
             if found is None:

@@ -13,17 +13,20 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 import typer
+from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from cli.console import Exit, Failure
 from deploy.local.secrets import Secrets
 from deploy.local.stack import SERVICES, running
+from shared.cluster import Cluster, KafkaSettings
 from shared.config import secrets_in_files
 
 STATEFUL: Final = ("job_api", "scheduler", "exporter", "history")
 """The services with a schema and a consumer group; both are named like the service."""
-_TELLING: Final = ("HTTP_PORT", "POSTGRES", "KAFKA")
-"""A service is configured here when one of these is; Grafana's variables begin with the same prefix."""
+_TELLING: Final = ("POSTGRES", "KAFKA", "AUTH_ISSUER")
+"""A service is configured here when one of these is; Grafana's variables begin with the same prefix, and the image
+says on which port each service would listen."""
 
 DataOption = Annotated[
     Path | None,
@@ -62,7 +65,8 @@ class Installation:
         A folder that is given comes first.
         """
         environment = _environment()
-        if data is None and any(_prefix(name) + telling in environment for name in SERVICES for telling in _TELLING):
+        telling = {"CDDS_KAFKA", *(_prefix(name) + telling for name in SERVICES for telling in _TELLING)}
+        if data is None and any(name in environment for name in telling):
             return cls(environment, postgres=postgres, kafka=kafka, urls=urls)
         described = running(folder := data or Path(".cdds"))
         if described is None:
@@ -97,13 +101,40 @@ class Installation:
     @property
     def bootstrap(self) -> str | None:
         """Where Kafka is; all services use the same."""
-        return self.kafka or next((found for name in STATEFUL if (found := self.setting(name, "kafka"))), None)
+        return self.kafka or self._kafka_settings().get("kafka")
+
+    def cluster(self) -> Cluster | None:
+        """Kafka as a command reaches it, if its address is known; raises Failure for settings that can't be used.
+
+        Its own settings are those of the services with `CDDS_` alone in front. Those that are not set are the first
+        service's, but for CDDS_KAFKA_SECURITY, with which all of them are its own.
+        """
+        settings = self._kafka_settings()
+        if not (address := self.kafka or settings.get("kafka")):
+            return None
+        try:
+            return KafkaSettings.model_validate({**settings, "kafka": address}).cluster
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            message = problem["msg"].removeprefix("Value error, ")
+            raise Failure(f"CDDS_…_{name or 'KAFKA_…'}: {message}") from None
+
+    def _kafka_settings(self) -> dict[str, str]:
+        """What is known of Kafka, by the names of KafkaSettings."""
+        names = list(KafkaSettings.model_fields)
+        own = {name: found for name in names if (found := self.environment.get(f"CDDS_{name.upper()}"))}
+        service = next((service for service in STATEFUL if self.setting(service, "kafka")), None)
+        if service is None:
+            return own
+        theirs = {name: found for name in names if (found := self.setting(service, name))}
+        return {"kafka": theirs["kafka"], **own} if "kafka_security" in own else {**theirs, **own}
 
     def url(self, service: str) -> str | None:
         """Where a service answers: as given, as the console reaches it, or where it listens on this machine."""
         if found := self.urls.get(service) or self.setting("console", service):
             return found.rstrip("/")
-        if (port := self.setting(service, "http_port")) is None:
+        if service not in self.configured or (port := self.setting(service, "http_port")) is None:
             return None
         host = self.setting(service, "http_host") or "127.0.0.1"
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
@@ -121,13 +152,13 @@ class Installation:
             os.environ.update(before)
 
 
-def kafka_of(installation: Installation) -> str:
-    """The bootstrap address; raises Failure when there is none."""
-    if (address := installation.bootstrap) is None:
+def cluster_of(installation: Installation) -> Cluster:
+    """Kafka as a command reaches it; raises Failure when nobody says where it is."""
+    if (cluster := installation.cluster()) is None:
         raise Failure(
             "no stack is running here and no CDDS_…_KAFKA is set: start one, or give --kafka", Exit.UNREACHABLE
         )
-    return address
+    return cluster
 
 
 def _environment() -> dict[str, str]:

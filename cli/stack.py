@@ -1,4 +1,4 @@
-"""`cdds up`, `down`, `token` and `republish`: the local stack."""
+"""`cdds up`, `down` and `token`: the local stack."""
 
 import asyncio
 import os
@@ -6,21 +6,28 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from cli.console import Exit, Failure, ago_option, out
+from cli.console import Failure, out
 from deploy.local import data as demo_data
 from deploy.local.processes import StartFailed
-from deploy.local.secrets import Secrets
+from deploy.local.secrets import ISSUER, Secrets, private_key
 from deploy.local.stack import SERVICES, SOURCES_DATABASE, AlreadyRunning, Options, Stack, running
-from deploy.local.stack import republish as republish_outboxes
+from shared import auth
 
 Data = Annotated[Path, typer.Option("--data", help="The stack's folder; everything it keeps is in there.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", envvar="CDDS_TOKEN_KEY", help="Sign with this private key (Ed25519, PEM)."),
+]
+IssuerOption = Annotated[
+    str, typer.Option("--issuer", envvar="CDDS_TOKEN_ISSUER", help="Whose token it is, with --key.")
+]
 DEMO_ROWS = 100_000
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 START_PATIENCE_SECONDS = 180
@@ -66,28 +73,27 @@ def token(
     tenant: Annotated[str, typer.Option(help="Whose data it opens.")] = "acme",
     role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "admin",
     days: Annotated[int, typer.Option(min=1, max=365)] = 7,
+    key: KeyOption = None,
+    issuer: IssuerOption = ISSUER,
 ) -> None:
-    """Print an access token for the local stack's HTTP API."""
+    """Print an access token for the local stack's HTTP API, or for services that believe the key that is given."""
     if role not in ("viewer", "operator", "admin"):
         raise Failure(f"there is no role {role!r}: use viewer, operator or admin")
-    secrets = Secrets(data / "secrets")
-    typer.echo(secrets.token(tenant=tenant, role=role, subject=f"{role}@{tenant}", lifetime=timedelta(days=days)))
+    subject, lifetime = f"{role}@{tenant}", timedelta(days=days)
+    if key is not None:
+        typer.echo(issued(key, issuer, tenant=tenant, role=role, subject=subject, lifetime=lifetime))
+    else:
+        secrets = Secrets(data / "secrets")
+        typer.echo(secrets.token(tenant=tenant, role=role, subject=subject, lifetime=lifetime))
 
 
-def republish(
-    postgres: Annotated[str | None, typer.Option(help="DSN; the running local stack's otherwise.")] = None,
-    data: Data = Path(".cdds"),
-    since: Annotated[datetime | None, ago_option("Only what was published after:")] = None,
-) -> None:
-    """Publish kept events once more, after a broker lost records; consumers change nothing they know."""
-    dsn = postgres or (running(data) or {}).get("postgres")
-    if dsn is None:
-        raise Failure("no stack is running here: start it, or give --postgres", Exit.UNREACHABLE)
+def issued(file: Path, issuer: str, *, tenant: str, role: str, subject: str, lifetime: timedelta) -> str:
+    """An access token signed with the private key in a file. Raises Failure."""
     try:
-        count = asyncio.run(republish_outboxes(dsn, since))
-    except OSError as error:
-        raise Failure(f"PostgreSQL does not answer: {error}", Exit.UNREACHABLE) from error
-    out.print(f"{count} events are due again; the services publish them in their old order.")
+        key = private_key(file)
+    except (OSError, ValueError, TypeError) as error:
+        raise Failure(f"{file} is no Ed25519 private key in PEM: {error}") from error
+    return auth.issue(key, issuer, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
 
 
 async def fill_sources(dsn: str, rows: int) -> None:

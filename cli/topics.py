@@ -10,12 +10,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import for_code
 
+from cli.acls import acls
 from cli.broker import administrator, reaching
 from cli.console import Exit, Failure, Output, OutputOption, out, print_json, print_table
-from cli.installation import STATEFUL, DataOption, Installation, KafkaOption, kafka_of
+from cli.installation import STATEFUL, DataOption, Installation, KafkaOption, cluster_of
+from shared.cluster import Cluster
 from shared.messaging import TopicSettings, create_topics, topic_settings
 
-app = typer.Typer(help="The topics that events travel on.", no_args_is_help=True)
+app = typer.Typer(help="The topics that events travel on, and who may do what with them.", no_args_is_help=True)
+app.command()(acls)
 
 PARTITIONS: Final = "partitions"
 REPLICATION: Final = "replication"
@@ -68,12 +71,12 @@ def ensure(
     Exit code 1 when something stays different.
     """
     installation = Installation.find(data, kafka=kafka)
-    bootstrap = kafka_of(installation)
+    cluster = cluster_of(installation)
     wanted = topic_settings(
         partitions or _set(installation, "kafka_partitions", 6),
         replication or _set(installation, "kafka_replication", 1),
     )
-    found, left = asyncio.run(reaching(bootstrap, _ensure(bootstrap, wanted, repair=repair, dry_run=dry_run)))
+    found, left = asyncio.run(reaching(cluster, _ensure(cluster, wanted, repair=repair, dry_run=dry_run)))
     _print(found, left, wanted=len(wanted), dry_run=dry_run, output=output)
     if left:
         raise typer.Exit(Exit.FAILED)
@@ -90,10 +93,10 @@ def _set(installation: Installation, name: str, otherwise: int) -> int:
 
 
 async def _ensure(
-    bootstrap: str, wanted: Sequence[TopicSettings], *, repair: bool, dry_run: bool
+    cluster: Cluster, wanted: Sequence[TopicSettings], *, repair: bool, dry_run: bool
 ) -> tuple[Comparison, list[Difference]]:
     """What was found, and the differences that stay."""
-    async with administrator(bootstrap) as admin:
+    async with administrator(cluster) as admin:
         found = await compare(admin, wanted)
         if not dry_run:
             await create_topics(admin, found.missing)

@@ -16,6 +16,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.cluster import KafkaSettings
 from shared.safety import (
     LOCAL_ISSUER,
     Danger,
@@ -69,12 +70,14 @@ class ProcessSettings(BaseSettings):
     """What any process needs; a missing or wrong setting stops the start by name."""
 
     # Whoever writes `NAME=` takes a setting back that a common file sets.
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True)
 
     http_host: str = "127.0.0.1"
     http_port: int = Field(ge=1, le=65535)
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    traces: Literal["off", "otlp"] = "off"
+    """Whether the work is traced; the standard's `OTEL_…` variables say where that goes."""
     stop_with_parent: bool = False
     """End when standard input reaches its end: the local stack's children must not outlive a killed parent."""
     insecure: Annotated[frozenset[Risk], NoDecode, BeforeValidator(_words)] = frozenset()
@@ -146,7 +149,7 @@ class AuthSettings(ProcessSettings):
             )  # fmt: skip
 
 
-class ServiceSettings(AuthSettings):
+class ServiceSettings(AuthSettings, KafkaSettings):  # pyright: ignore[reportIncompatibleVariableOverride] - model_config
     """What a service with events and state needs (`CDDS_SCHEDULER_POSTGRES` …)."""
 
     postgres: SecretStr
@@ -156,8 +159,8 @@ class ServiceSettings(AuthSettings):
 
     Then its login need not own the schema: membership in `<service>_worker` and `<service>_tenant` is enough.
     """
-    kafka: str
-    """Bootstrap addresses, `host:port`, comma-separated."""
+    kafka_topics: Literal["ensure", "expect"] = "ensure"
+    """Whether topics that are missing are made at the start, which Kafka must permit, or asked for."""
     kafka_fetch_pause: timedelta = timedelta(0)
     """A pause between fetches, for a broker that answers an empty fetch at once, as the embedded one does."""
     kafka_partitions: int = Field(default=6, ge=1)
@@ -180,7 +183,7 @@ class ServiceSettings(AuthSettings):
         """State and events that could be read and changed on their way."""
         yield from super().dangers()
         yield from dsn_dangers("postgres", self.postgres.get_secret_value())
-        if getattr(self, "kafka_security", "plaintext") == "plaintext" and not all(
+        if self.kafka_security == "plaintext" and not all(
             is_here(host_of(address)) for address in self.kafka.split(",")
         ):
             yield Danger(

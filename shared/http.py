@@ -24,6 +24,7 @@ from shared.clock import utc_text
 from shared.database import is_outage
 from shared.observability import log
 from shared.openapi import complete
+from shared.tracing import tracer
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 PROBLEM_TYPE: Final = "https://cdds.invalid/problems/"
@@ -137,7 +138,9 @@ def create_app(
     problems: Mapping[type[Exception], Callable[[Any], Problem]] = MappingProxyType({}),
 ) -> FastAPI:
     """A FastAPI application with health, metrics and the project's error answers; `problems` adds a service's own."""
-    app = FastAPI(title=title, docs_url="/docs", redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(
+        title=title, docs_url="/docs", redoc_url=None, openapi_url="/openapi.json", telemetry=tracer().telemetry()
+    )
     complete(app)
     app.state.authenticator = authenticator
     app.add_middleware(BodyLimit)
@@ -179,9 +182,11 @@ async def _principal(
         raise _unauthenticated("Send an access token: `Authorization: Bearer …`.")
     authenticator: Authenticator = request.app.state.authenticator
     try:
-        return await authenticator.principal(credentials.credentials)
+        principal = await authenticator.principal(credentials.credentials)
     except Unauthenticated as error:
         raise _unauthenticated(str(error)) from error
+    tracer().note(tenant=principal.tenant)
+    return principal
 
 
 def _unauthenticated(detail: str) -> Problem:

@@ -7,7 +7,7 @@ when PostgreSQL or the broker stays away.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,13 +20,16 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 from structlog.contextvars import bound_contextvars
 
 from shared import failpoints
+from shared.cluster import Cluster, Mechanism
 from shared.database import is_outage, outlast
 from shared.events import Event
 from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable, decode
 from shared.observability import CONSUMED, CONSUMER_LAG, log
+from shared.tracing import HEADER, tracer
 
 E = TypeVar("E", bound=Event)
 G = TypeVar("G", bound="Gathering")
@@ -87,8 +90,20 @@ class _Run:
         """What log lines of the handler say about the records it works on."""
         if len(self.records) > 1:
             return {"batch": str(len(self.records))}
-        found = {name: getattr(self._first, name, None) for name in ("tenant", "job_id", "run_id")}
-        return {name: str(value) for name, value in found.items() if value is not None}
+        return _ids(self._first)
+
+    def contexts(self) -> list[str | None]:
+        """The traces that the events came in."""
+        return [
+            next((value.decode("ascii", "replace") for name, value in record.headers if name == HEADER), None)
+            for record in self.records
+        ]
+
+
+def _ids(event: Event | None) -> dict[str, str]:
+    """What log lines about an event say."""
+    found = {name: getattr(event, name, None) for name in ("tenant", "job_id", "run_id", "attempt")}
+    return {name: str(value) for name, value in found.items() if value}
 
 
 class _Events(list[Event]):
@@ -139,7 +154,8 @@ class Inbox:
         def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
             async def each(events: _Events) -> None:
                 for event in events:
-                    await handle(cast(E, event))
+                    with bound_contextvars(**_ids(event)):
+                        await handle(cast(E, event))
 
             self.on_batch(_Events, each, types)
             return handle
@@ -160,7 +176,7 @@ class Inbox:
         """The topics of the events that have a handler."""
         return sorted({event.topic.name for event in self._handlers})
 
-    def broker(self, bootstrap: str) -> KafkaBroker:
+    def broker(self, cluster: Cluster) -> KafkaBroker:
         """The FastStream broker with this inbox as its only subscriber; also the source of the AsyncAPI document."""
 
         # FastStream's own parser fails on headers that are not UTF-8; ours touches nothing and leaves decoding to us.
@@ -176,7 +192,8 @@ class Inbox:
         consume.__annotations__ = {"events": list[reduce(or_, self._handlers)], "message": KafkaMessage}
         consume.__doc__ = f"What {self._service} consumes."
         broker = KafkaBroker(
-            bootstrap,
+            cluster.bootstrap,
+            security=_security(cluster),
             client_id=self._service,
             ack_policy=AckPolicy.MANUAL,
             consumer_only=True,
@@ -200,11 +217,11 @@ class Inbox:
         subscriber(consume)
         return broker
 
-    async def run(self, bootstrap: str, fetch_pause: timedelta = timedelta(0)) -> None:
+    async def run(self, cluster: Cluster, fetch_pause: timedelta = timedelta(0)) -> None:
         """Consume until cancelled; raises when an outage outlasts the patience."""
         for topic in self.topics:
             CONSUMED.labels(topic, "dead")  # from 0 on, or Prometheus would not see the first one as an increase
-        broker = self.broker(bootstrap)
+        broker = self.broker(cluster)
         try:
             await broker.start()
             async with asyncio.TaskGroup() as tasks:
@@ -290,7 +307,8 @@ class Inbox:
                 CONSUMED.labels(record.topic, "too_old").inc()
                 log.warning("event is too old to be followed", type=event.type_name(), at=str(event.occurred_at))
                 continue
-            if not runs or runs[-1].handler is not handler:
+            alone = tracer().on and handler.gathering is _Events
+            if not runs or runs[-1].handler is not handler or alone:
                 runs.append(_Run(handler))
             runs[-1].add(record, event)
         return runs
@@ -301,10 +319,19 @@ class Inbox:
         return datetime.now(UTC) - event.occurred_at > self._follows_for
 
     async def _apply(self, run: _Run) -> None:
+        together = run.handler.gathering is not _Events
+        topic, ids = run.records[0].topic, run.ids()
+        came_in = run.contexts() if tracer().on else ()
+        with (
+            bound_contextvars(**ids),
+            tracer().handle(f"handle {topic}", came_in, together=together, topic=topic, **ids),
+        ):
+            await self._handle_or_bury(run)
+
+    async def _handle_or_bury(self, run: _Run) -> None:
         for attempt in range(1, HANDLER_TRIES + 1):
             try:
-                with bound_contextvars(**run.ids()):
-                    await outlast(run.handle, self._patience)
+                await outlast(run.handle, self._patience)
             except Exception as error:
                 if is_outage(error):
                     raise
@@ -382,6 +409,22 @@ class Inbox:
     def _waiting(self) -> bool:
         """Whether there are records that were not handled yet; what was fetched is no lag any more."""
         return self._lag > 0 or (self._handling is not None and not self._handling.done())
+
+
+_SASL: Final[Mapping[Mechanism, type[SASLPlaintext | SASLScram256 | SASLScram512]]] = {
+    "PLAIN": SASLPlaintext,
+    "SCRAM-SHA-256": SASLScram256,
+    "SCRAM-SHA-512": SASLScram512,
+}
+
+
+def _security(cluster: Cluster) -> BaseSecurity | None:
+    """The cluster's, as FastStream takes it."""
+    if cluster.tls is None:
+        return None
+    if cluster.mechanism is None or cluster.username is None or cluster.password is None:
+        return BaseSecurity(ssl_context=cluster.tls)
+    return _SASL[cluster.mechanism](cluster.username, cluster.password.get_secret_value(), ssl_context=cluster.tls)
 
 
 def _consumers(broker: KafkaBroker) -> Iterator[AIOKafkaConsumer]:

@@ -20,6 +20,7 @@ from aiokafka.structs import RecordMetadata
 from pydantic import ValidationError
 
 from shared.clock import utc_text
+from shared.cluster import Cluster
 from shared.events import EVENT_TYPES, TOPICS, Event
 from shared.observability import PUBLISHED
 
@@ -165,10 +166,10 @@ def _partition(key: bytes, partitions: int) -> int:
 
 
 @asynccontextmanager
-async def producer(bootstrap: str, client: str, patience: timedelta) -> AsyncGenerator[Producer]:
+async def producer(cluster: Cluster, client: str, patience: timedelta) -> AsyncGenerator[Producer]:
     """Connect a producer; one that met a fatal error is not mended but replaced, by leaving and entering again."""
     kafka = AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
+        **cluster.client(),
         client_id=client,
         acks="all",
         enable_idempotence=True,
@@ -210,9 +211,9 @@ def topic_settings(partitions: int, replication: int) -> list[TopicSettings]:
     ]
 
 
-async def ensure_topics(bootstrap: str, partitions: int, replication: int) -> None:
+async def ensure_topics(cluster: Cluster, partitions: int, replication: int) -> None:
     """Create the project's topics where they are missing; those that exist stay as they are."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = AIOKafkaAdminClient(**cluster.client())
     await admin.start()
     try:
         await create_topics(admin, topic_settings(partitions, replication))

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from shared.connecting import connect
 from shared.observability import log
 
 _Direct: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -37,6 +38,19 @@ TRIES: Final = 60
 LOOK_SECONDS: Final = 0.5
 TELL_SECONDS: Final = 30.0
 """Between two lines that say what is waited for."""
+
+
+_NOT_YET: Final = (
+    # Nobody has ever migrated: there is no table, schema or role, or it is not ours yet.
+    asyncpg.UndefinedTableError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.InsufficientPrivilegeError,
+    # PostgreSQL is not there yet.
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    ConnectionRefusedError,
+)
 
 
 class MigrationChanged(Exception):
@@ -90,9 +104,7 @@ async def migrate(dsn: str, service: str, *, outbox: bool, schema: str | None = 
     What a newer version has applied is left alone. Raises MigrationChanged when an applied file differs.
     """
     schema = schema or service
-    connection = await asyncpg.connect(
-        dsn, server_settings={"timezone": "UTC", "application_name": f"cdds-migrate-{service}"}
-    )
+    connection = await connect(dsn, server_settings={"timezone": "UTC", "application_name": f"cdds-migrate-{service}"})
     try:
         await _take_lock(connection)
         await _bookkeeping(connection, service, schema)
@@ -128,17 +140,13 @@ async def wait_for_schema(dsn: str, service: str, *, outbox: bool) -> None:
 async def _lacking(dsn: str, service: str, *, outbox: bool) -> str | None:
     """What of this version's schema is not there yet, as the service's worker sees it."""
     try:
-        connection = await asyncpg.connect(dsn, server_settings={"role": f"{service}_worker"}, timeout=10)
+        connection = await connect(dsn, server_settings={"role": f"{service}_worker"}, timeout=10)
         try:
             rows = await connection.fetch(f"SELECT name, sha256 FROM {service}.applied_migrations")
         finally:
             await connection.close()
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InvalidParameterValueError) as error:
-        return str(error)  # nobody has ever migrated: no table, schema or role
-    except asyncpg.InsufficientPrivilegeError as error:
+    except _NOT_YET as error:
         return str(error)
-    except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, ConnectionRefusedError) as error:
-        return f"PostgreSQL is not there: {error}"
     applied = {row["name"]: row["sha256"] for row in rows}
     missing: list[str] = []
     for migration in of_service(service, outbox=outbox):

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -20,10 +21,11 @@ PURGED: Final = Counter("cdds_rows_purged", "Rows deleted because nobody needs t
 PURGE_CLEAN: Final = Gauge("cdds_purge_clean_timestamp_seconds", "When this process last found nothing to purge")
 
 
-def configure(service: str, *, json: bool, level: str) -> None:
+def configure(service: str, *, json: bool, level: str, more: Sequence[structlog.typing.Processor] = ()) -> None:
     """Send the logs of this process, libraries' included, to standard output, one line each."""
     shared_steps: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        *more,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -43,6 +45,7 @@ def configure(service: str, *, json: bool, level: str) -> None:
     )
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_Seldom("aiokafka"))
+    handler.addFilter(_Seldom("opentelemetry"))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared_steps,

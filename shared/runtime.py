@@ -19,11 +19,14 @@ from fastapi import FastAPI
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from shared import observability, starting
+from shared import observability, starting, tracing
+from shared.cluster import Refused
 from shared.config import ProcessSettings
 from shared.database import outlast
 from shared.observability import log
-from shared.starting import Read, Unusable, variable
+from shared.safety import Fault
+from shared.starting import Read, Unusable, sentence, variable
+from shared.tracing import tracer
 
 S = TypeVar("S", bound=ProcessSettings)
 
@@ -43,11 +46,15 @@ def main(service: str, settings: type[S], application: Callable[[S], Coroutine[A
     try:
         read = starting.read(settings)
     except Unusable as unusable:
-        for sentence in unusable.sentences:
-            sys.stderr.write(f"{service}: {sentence}\n")
+        for line in unusable.sentences:
+            sys.stderr.write(f"{service}: {line}\n")
         sys.exit(2)
     chosen = read.settings
-    observability.configure(service, json=chosen.log_format == "json", level=chosen.log_level)
+    if chosen.traces == "otlp":
+        _trace(service, type(chosen))
+    observability.configure(
+        service, json=chosen.log_format == "json", level=chosen.log_level, more=tracer().log_processors()
+    )
     _say(read)
     # Some hundred thousand objects of imported modules live as long as the process: looking through them again and
     # again took history a third of its CPU time (`make bench-history`).
@@ -61,8 +68,20 @@ def main(service: str, settings: type[S], application: Callable[[S], Coroutine[A
             _give_up(failures)
     except Exception as error:
         _give_up(error)
+    finally:
+        tracer().stop()
     log.info("stopped")
     sys.exit(0)
+
+
+def _trace(service: str, model: type[ProcessSettings]) -> None:
+    try:
+        tracing.start(service)
+    except ImportError:
+        missing = "is otlp, but OpenTelemetry is not installed"
+        fault = Fault("traces", missing, "install the extra `otel` (`pip install 'cdds[otel]'`), or set TRACES to off")
+        sys.stderr.write(f"{service}: {sentence(fault, model)}\n")
+        sys.exit(2)
 
 
 def _say(read: Read[S]) -> None:
@@ -79,8 +98,18 @@ def _say(read: Read[S]) -> None:
 
 
 def _give_up(error: BaseException) -> NoReturn:
-    log.error("service failed", exc_info=error)
+    if (refused := _refusal(error)) is not None:
+        log.error("service failed", reason=refused.message, remedy=refused.remedy)
+    else:
+        log.error("service failed", exc_info=error)
     sys.exit(1)
+
+
+def _refusal(error: BaseException) -> Refused | None:
+    """What needs no traceback, for it says by itself what to do."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, Refused) else None
 
 
 async def run_all(

@@ -4,20 +4,27 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
+from aiokafka.errors import ClusterAuthorizationFailedError, TopicAuthorizationFailedError
 from fastapi import APIRouter
 
-from shared import database, migration, outbox, runtime
+from shared import access, database, migration, outbox, runtime
 from shared.auth import Authenticator
+from shared.cluster import Refused
 from shared.config import PublisherSettings, ServiceSettings
 from shared.database import Database
 from shared.http import Problem, create_app
 from shared.inbox import Inbox
 from shared.messaging import Producer, ensure_topics, producer
 from shared.replay import Replay
+from shared.rights import RIGHTS
+
+LOOK_AT_RIGHTS: Final = timedelta(minutes=1)
+"""How long a permission may be gone before the service says so."""
 
 
 class SchemaAwaited(Exception):
@@ -63,8 +70,9 @@ class Backbone:
         )
         await runtime.run_all(
             settings,
-            self.inbox.run(settings.kafka, settings.kafka_fetch_pause),
+            self.inbox.run(settings.cluster, settings.kafka_fetch_pause),
             runtime.serve_http(app, settings.http_host, settings.http_port),
+            access.keep_looking(settings.cluster, RIGHTS[self.name], LOOK_AT_RIGHTS),
             *publishing,
             *work,
             drain=drain,
@@ -81,14 +89,36 @@ async def backbone(
     """
     if not settings.migrate:
         await _schema_there(name, settings, outbox=outbox)
-    await ensure_topics(settings.kafka, settings.kafka_partitions, settings.kafka_replication)
+    await _admitted(name, settings)
     async with (
         database.connect(settings.postgres.get_secret_value(), name, outbox=outbox, migrate=settings.migrate) as db,
-        producer(settings.kafka, name, settings.outage_patience) as kafka,
+        producer(settings.cluster, name, settings.outage_patience) as kafka,
     ):
         follows_for = settings.record_retention if isinstance(settings, PublisherSettings) else None
         inbox = Inbox(name, kafka, settings.outage_patience, settings.kafka_member, batch_records, follows_for)
         yield Backbone(name, settings, db, kafka, inbox, outbox)
+
+
+async def _admitted(name: str, settings: ServiceSettings) -> None:
+    """See that Kafka has what the service needs and permits it; topics that are missing are made, unless expected.
+
+    Raises Refused.
+    """
+    found = await access.look(settings.cluster, RIGHTS[name])
+    if found.missing and settings.kafka_topics == "ensure":
+        try:
+            await ensure_topics(settings.cluster, settings.kafka_partitions, settings.kafka_replication)
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError) as error:
+            raise Refused(
+                f"Kafka does not permit {settings.cluster.principal} to make topics, and {error.args[0]} is missing",
+                "run `cdds topics ensure` as a principal that may, and set KAFKA_TOPICS to expect",
+                reached=True,
+            ) from error
+        # Kafka has made them; its brokers hear of that a moment later.
+        async with asyncio.timeout(access.ANSWER.total_seconds()):
+            while (found := await access.look(settings.cluster, RIGHTS[name])).missing:  # noqa: ASYNC110 - another process's state
+                await asyncio.sleep(0.05)
+    access.require(settings.cluster, found)
 
 
 async def _schema_there(name: str, settings: ServiceSettings, *, outbox: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.config import secrets_in_files
 from shared.jobs import Slug
 from shared.safety import Fault
 
@@ -113,7 +114,7 @@ class Source(BaseModel):
             if not path.is_file():
                 raise SourcesInvalid(f"the DSN file {name} does not exist")
             return path.read_text(encoding="utf-8").strip()
-        if (value := os.environ.get(name)) is None:
+        if (value := os.environ.get(name) or secrets_in_files().get(name.upper())) is None:
             raise SourcesInvalid(f"the environment variable {name} is not set")
         return value
 

@@ -35,10 +35,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 async def postgres() -> AsyncIterator[EmbeddedPostgres]:
     """A real PostgreSQL, shared by all tests; each takes its own databases from it.
 
-    Not under pytest's own folder: run by root, every pytest closes that one to the account PostgreSQL runs as.
+    Not under pytest's own folder: run by root, every pytest closes that one to the account PostgreSQL runs as. Another
+    version than the embedded one is tested with CDDS_TEST_POSTGRES=/usr/lib/postgresql/15.
     """
+    other = os.environ.get("CDDS_TEST_POSTGRES")
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
-        async with EmbeddedPostgres(Path(folder) / "postgres", settings=FAST_AND_UNSAFE) as server:
+        async with EmbeddedPostgres(
+            Path(folder) / "postgres", settings=FAST_AND_UNSAFE, installation=Path(other) if other else None
+        ) as server:
             yield server
 
 

@@ -16,8 +16,9 @@ from cli.console import Exit, Failure, Output, OutputOption, ago_option, err, pr
 from cli.dead_letters import inert
 from cli.dead_letters.records import DeadLetter, Place, Selection, find, look_up, original_headers
 from cli.dead_letters.replaying import Refusal, Replay, Replayed, carry_out, plan
-from cli.installation import DataOption, Installation, KafkaOption, kafka_of
+from cli.installation import DataOption, Installation, KafkaOption, cluster_of
 from shared.clock import utc_text
+from shared.cluster import Cluster
 from shared.messaging import DEAD_HEADERS, RawRecord
 
 app = typer.Typer(help="Records that a service could not apply: why, and once more.", no_args_is_help=True)
@@ -45,9 +46,9 @@ def list_letters(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the records that were put aside in the last 7 days, the newest first; changes nothing."""
-    bootstrap = kafka_of(Installation.find(data, kafka=kafka))
+    cluster = cluster_of(Installation.find(data, kafka=kafka))
     selection = Selection(topic, since, type, tenant, handler, waiting)
-    found = asyncio.run(reaching(bootstrap, find(bootstrap, selection)))
+    found = asyncio.run(reaching(cluster, find(cluster, selection)))
     shown = found[::-1][:limit]
     if output == Output.JSON:
         _print_json({"items": [_described(letter) for letter in shown], "total": len(found)})
@@ -70,8 +71,8 @@ def show(
 ) -> None:
     """Show one record: where it came from, why it was put aside, its headers and its body."""
     wanted = Place.read("/".join(place))
-    bootstrap = kafka_of(Installation.find(data, kafka=kafka))
-    record = asyncio.run(reaching(bootstrap, _record(bootstrap, wanted)))
+    cluster = cluster_of(Installation.find(data, kafka=kafka))
+    record = asyncio.run(reaching(cluster, _record(cluster, wanted)))
     letter = DeadLetter.of(record)
     traceback = _header(record, "dead_traceback")
     if body is not None:
@@ -127,9 +128,9 @@ def replay(
     if ids and any(filters):
         raise Failure("filters go with --all; leave them out where ids are given")
     places = [Place.read(text) for text in dict.fromkeys(ids or ())]
-    bootstrap = kafka_of(Installation.find(data, kafka=kafka))
+    cluster = cluster_of(Installation.find(data, kafka=kafka))
     selection = Selection(topic, since, type, tenant, handler, waiting=True)
-    replays, refused = asyncio.run(reaching(bootstrap, _planned(bootstrap, places, selection)))
+    replays, refused = asyncio.run(reaching(cluster, _planned(cluster, places, selection)))
     for one in refused:
         err.print(
             f"[bold red]refused:[/] {one.letter.place}: {escape(inert.inert(one.reason))}",
@@ -142,7 +143,7 @@ def replay(
                 _print_letters([one.letter for one in replays])
             typer.confirm(f"Publish {_records(len(replays))} once more?", abort=True, err=True)
         try:
-            asyncio.run(reaching(bootstrap, carry_out(bootstrap, replays, done.append)))
+            asyncio.run(reaching(cluster, carry_out(cluster, replays, done.append)))
         except Failure as failure:
             raise Failure(
                 f"{failure}; {_records(len(done))} of {len(replays)} had been replayed", failure.code
@@ -152,21 +153,23 @@ def replay(
         raise typer.Exit(Exit.FAILED)
 
 
-async def _record(bootstrap: str, place: Place) -> RawRecord:
-    [record] = [record async for record in look_up(bootstrap, [place])]
+async def _record(cluster: Cluster, place: Place) -> RawRecord:
+    [record] = [record async for record in look_up(cluster, [place])]
     return record
 
 
-async def _planned(bootstrap: str, places: Sequence[Place], selection: Selection) -> tuple[list[Replay], list[Refusal]]:
+async def _planned(
+    cluster: Cluster, places: Sequence[Place], selection: Selection
+) -> tuple[list[Replay], list[Refusal]]:
     if not places:
-        return await plan(bootstrap, await find(bootstrap, selection))
-    letters = [DeadLetter.of(record) async for record in look_up(bootstrap, places)]
+        return await plan(cluster, await find(cluster, selection))
+    letters = [DeadLetter.of(record) async for record in look_up(cluster, places)]
     # All consumers get the record again, so what the others put aside of it is replayed, too.
     for topic in sorted({place.topic for place in places}):
         asked = {letter.identity for letter in letters}
-        others = await find(bootstrap, Selection(topic, waiting=True))
+        others = await find(cluster, Selection(topic, waiting=True))
         letters += [other for other in others if other.identity in asked and other.place not in places]
-    return await plan(bootstrap, letters)
+    return await plan(cluster, letters)
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from cli.broker import PATIENCE, administrator
 from cli.console import Failure
+from shared.cluster import Cluster
 from shared.events import TOPICS
 from shared.messaging import DEAD_HEADERS, MAX_RECORD_BYTES, Headers, RawRecord
 
@@ -132,12 +133,12 @@ def original_headers(record: RawRecord) -> Headers:
     return [(name, value) for name, value in record.headers if name not in DEAD_HEADERS]
 
 
-async def find(bootstrap: str, selection: Selection) -> list[DeadLetter]:
+async def find(cluster: Cluster, selection: Selection) -> list[DeadLetter]:
     """The dead letters that are meant, the oldest first; raises KafkaError."""
     found: dict[Place, DeadLetter] = {}
     topics = selection.topics
-    async with _reader(bootstrap) as consumer:
-        ends = await _ends(bootstrap, consumer, topics, selection.since)
+    async with _reader(cluster) as consumer:
+        ends = await _ends(cluster, consumer, topics, selection.since)
         async for record in _read(consumer, ends):
             mark = next((value for name, value in record.headers if name == MARK), None)
             if mark is None:
@@ -150,11 +151,11 @@ async def find(bootstrap: str, selection: Selection) -> list[DeadLetter]:
     return sorted(filter(selection.takes, found.values()), key=lambda letter: (letter.at, letter.place))
 
 
-async def look_up(bootstrap: str, places: Iterable[Place]) -> AsyncGenerator[RawRecord]:
+async def look_up(cluster: Cluster, places: Iterable[Place]) -> AsyncGenerator[RawRecord]:
     """The records at these places, in this order; raises Failure for one that is not there, and KafkaError."""
     wanted = list(places)
-    async with _reader(bootstrap) as consumer:
-        ends = await _ends(bootstrap, consumer, sorted({place.topic for place in wanted}), None)
+    async with _reader(cluster) as consumer:
+        ends = await _ends(cluster, consumer, sorted({place.topic for place in wanted}), None)
         begins = await consumer.beginning_offsets(list(ends)) if ends else {}
         for place in wanted:
             partition = TopicPartition(place.topic, place.partition)
@@ -171,10 +172,10 @@ async def look_up(bootstrap: str, places: Iterable[Place]) -> AsyncGenerator[Raw
 
 
 @asynccontextmanager
-async def _reader(bootstrap: str) -> AsyncGenerator[AIOKafkaConsumer]:
+async def _reader(cluster: Cluster) -> AsyncGenerator[AIOKafkaConsumer]:
     """A consumer that belongs to no group, so nothing is ever committed."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **cluster.client(),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -189,10 +190,10 @@ async def _reader(bootstrap: str) -> AsyncGenerator[AIOKafkaConsumer]:
 
 
 async def _ends(
-    bootstrap: str, consumer: AIOKafkaConsumer, topics: Sequence[str], since: datetime | None
+    cluster: Cluster, consumer: AIOKafkaConsumer, topics: Sequence[str], since: datetime | None
 ) -> Mapping[TopicPartition, int]:
     """Put the consumer where the topics, or their records `since` then, begin; says where they end now."""
-    async with administrator(bootstrap) as admin:
+    async with administrator(cluster) as admin:
         existing = set(await admin.list_topics())
         present = [topic for topic in topics if topic in existing]
         described: list[Any] = await admin.describe_topics(present) if present else []

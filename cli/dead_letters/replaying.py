@@ -8,6 +8,7 @@ from typing import Final
 
 from cli.broker import administrator
 from cli.dead_letters.records import MARK, REPLAYS, DeadLetter, Place, look_up, original_headers
+from shared.cluster import Cluster
 from shared.events import TOPICS
 from shared.messaging import Producer, producer
 
@@ -47,9 +48,9 @@ class Replayed:
     offset: int
 
 
-async def plan(bootstrap: str, letters: Iterable[DeadLetter]) -> tuple[list[Replay], list[Refusal]]:
+async def plan(cluster: Cluster, letters: Iterable[DeadLetter]) -> tuple[list[Replay], list[Refusal]]:
     """What has to be published, in the order it first was, so that records of a key keep theirs; raises KafkaError."""
-    async with administrator(bootstrap) as admin:
+    async with administrator(cluster) as admin:
         existing = set(await admin.list_topics())
     known = {topic.name for topic in TOPICS}
     groups: dict[tuple[Place, bytes], list[DeadLetter]] = {}
@@ -68,14 +69,14 @@ async def plan(bootstrap: str, letters: Iterable[DeadLetter]) -> tuple[list[Repl
     return [Replay(first, others, source.topic) for (source, _), (first, *others) in ordered], refused
 
 
-async def carry_out(bootstrap: str, replays: Sequence[Replay], done: Callable[[Replayed], None]) -> None:
+async def carry_out(cluster: Cluster, replays: Sequence[Replay], done: Callable[[Replayed], None]) -> None:
     """Publish each record and mark its dead letters; `done` hears of each that Kafka has acknowledged.
 
     A record that was published and not yet marked when this is interrupted counts as not replayed; once more it changes
     nothing. Raises Failure, KafkaError.
     """
     places = [replay.letter.place for replay in replays]
-    async with producer(bootstrap, CLIENT, PATIENCE) as kafka, aclosing(look_up(bootstrap, places)) as records:
+    async with producer(cluster, CLIENT, PATIENCE) as kafka, aclosing(look_up(cluster, places)) as records:
         left = iter(replays)
         async for record in records:
             replay = next(left)

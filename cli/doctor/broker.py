@@ -14,56 +14,87 @@ from aiokafka.protocol.admin import ApiVersionRequest
 
 from cli import topics
 from cli.broker import administrator
+from cli.console import Failure
 from cli.dead_letters.records import Selection, find
-from cli.doctor.checking import CONNECT_SECONDS, bounded, counted, explained
+from cli.doctor.checking import CONNECT_SECONDS, bounded, counted
 from cli.doctor.configuration import Read
 from cli.doctor.findings import Finding, Status, failed, ok, warning
 from cli.installation import STATEFUL, Installation
+from shared import access
+from shared.cluster import Cluster, Refused
 from shared.config import ServiceSettings
 from shared.messaging import topic_settings
+from shared.rights import OPERATOR, RIGHTS, Operation, Rights
 
 CHECK: Final = "kafka"
 MOVES_WITHIN: Final = timedelta(seconds=8)
 """A consumer that has records to handle commits several times a second."""
 _LOOK_SECONDS: Final = 0.5
+_LOOKING: Final = {Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS}
 _FETCH: Final = 1
 _INIT_PRODUCER: Final = 22
 """API keys of Kafka's protocol."""
 
 
 async def check(installation: Installation, settings: Read) -> list[Finding]:
-    """All checks on the broker; when it is away that is the only finding."""
-    bootstrap = installation.bootstrap
-    if bootstrap is None:
+    """All checks on the broker; when it is away, or lets nobody in, that is the only finding."""
+    try:
+        cluster = installation.cluster()
+    except Failure as failure:
+        return [failed(CHECK, "broker", str(failure), "correct it; CDDS_KAFKA_… is what commands come with")]
+    if cluster is None:
         message = "no address is known here, so topics and consumers were not checked"
         return [warning(CHECK, "broker", message, "give --kafka HOST:PORT, or set CDDS_JOB_API_KAFKA and the others")]
-    try:
-        async with asyncio.timeout(CONNECT_SECONDS), administrator(bootstrap) as admin:
-            cluster = await admin.describe_cluster()
-    except Exception as error:
-        remedy = (
-            "is the stack's broker running? its log is in logs/ of the stack's folder"
-            if installation.is_local
-            else "see that Kafka runs, that its advertised.listeners can be reached from here, and CDDS_…_KAFKA"
-        )
-        message = f"{bootstrap} does not answer: {explained(error)}"
-        return [failed(CHECK, "broker", message, remedy, reached=False)]
-    nodes = len(cluster["brokers"])
-    expected = next((known for known in settings.services.values() if isinstance(known, ServiceSettings)), None)
+    if refused := await _refused(cluster):
+        local = installation.is_local and not refused.reached
+        remedy = "is the stack's broker running? its log is in logs/ of the stack's folder" if local else refused.remedy
+        return [failed(CHECK, "broker", refused.message, remedy, reached=refused.reached)]
+    async with administrator(cluster) as admin:
+        nodes = len((await admin.describe_cluster())["brokers"])
+    services = {name: known for name, known in settings.services.items() if isinstance(known, ServiceSettings)}
+    expected = next(iter(services.values()), None)
     partitions, replication = (6, 1) if expected is None else (expected.kafka_partitions, expected.kafka_replication)
+    lacking = (await access.look(cluster, RIGHTS[OPERATOR])).lacking
     found = await asyncio.gather(
-        bounded(CHECK, "version", _version(bootstrap)),
-        bounded(CHECK, "topics", _topics(bootstrap, partitions, replication, nodes)),
-        bounded(CHECK, "consumers", _consumers(bootstrap)),
-        bounded(CHECK, "dead letters", _dead_letters(bootstrap)),
+        bounded(CHECK, "version", _version(cluster)),
+        bounded(CHECK, "permissions", _permissions(cluster, lacking, services)),
+        bounded(CHECK, "topics", _topics(cluster, lacking, partitions, replication, nodes)),
+        bounded(CHECK, "consumers", _consumers(cluster, lacking)),
+        bounded(CHECK, "dead letters", _dead_letters(cluster)),
     )
-    answered = ok(CHECK, "broker", f"{bootstrap} answers, {counted(nodes, 'broker')}", reached=True)
+    answered = ok(CHECK, "broker", f"{cluster.bootstrap} answers, {counted(nodes, 'broker')}", reached=True)
     return [answered, *(finding for findings in found for finding in findings)]
 
 
-async def _version(bootstrap: str) -> list[Finding]:
+async def _refused(cluster: Cluster) -> Refused | None:
+    """Why Kafka can't be asked anything."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await access.reason(cluster)
+    except TimeoutError:
+        remedy = "see that Kafka runs, and that its advertised.listeners can be reached from here"
+        return Refused(f"Kafka at {cluster.bootstrap} does not answer within {CONNECT_SECONDS} s", remedy)
+
+
+async def _permissions(cluster: Cluster, lacking: Rights, services: Mapping[str, ServiceSettings]) -> list[Finding]:
+    """Whether whoever looks, and each service as which it can come, may do what they have to."""
+    findings: list[Finding] = []
+    if refused := access.lacks(cluster, lacking):
+        remedy = f"{refused.remedy}; what is said of topics and consumers may not be all"
+        findings.append(warning(CHECK, "permissions", refused.message, remedy))
+    for name, known in services.items():
+        try:
+            refused = access.lacks(known.cluster, (await access.look(known.cluster, RIGHTS[name])).lacking)
+        except Refused as raised:
+            refused = raised
+        if refused:
+            findings.append(failed(CHECK, name, refused.message, refused.remedy))
+    return findings or [ok(CHECK, "permissions", "whoever looks, and each service, may do all they have to")]
+
+
+async def _version(cluster: Cluster) -> list[Finding]:
     """What generation the broker is of; it does not say its version, but Kafka 4.0 dropped old requests (KIP-896)."""
-    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    client = AIOKafkaClient(**cluster.client())
     try:
         await client.bootstrap()
         answer: Any = await client.send(client.get_random_node(), ApiVersionRequest())
@@ -78,11 +109,12 @@ async def _version(bootstrap: str) -> list[Finding]:
     return [ok(CHECK, "version", "Apache Kafka 4.0 or later")]
 
 
-async def _topics(bootstrap: str, partitions: int, replication: int, nodes: int) -> list[Finding]:
-    """Whether every topic is there, as it shall be, and whole."""
-    wanted = topic_settings(partitions, replication)
+async def _topics(cluster: Cluster, lacking: Rights, partitions: int, replication: int, nodes: int) -> list[Finding]:
+    """Whether every topic that may be looked at is there, as it shall be, and whole."""
+    hidden = {name for name, operations in lacking.topics.items() if operations & _LOOKING}
+    wanted = [topic for topic in topic_settings(partitions, replication) if topic.name not in hidden]
     findings: list[Finding] = []
-    async with administrator(bootstrap) as admin:
+    async with administrator(cluster) as admin:
         compared = await topics.compare(admin, wanted)
         missing = {topic.name for topic in compared.missing}
         described: list[Any] = await admin.describe_topics([t.name for t in wanted if t.name not in missing])
@@ -97,8 +129,8 @@ async def _topics(bootstrap: str, partitions: int, replication: int, nodes: int)
     if leaderless := sorted({name for name, part in parts if part["leader"] < 0}):
         message = f"partitions have no leader: {', '.join(leaderless)}"
         findings.append(failed(CHECK, "topics", message, "start the brokers that are away"))
-    elif lacking := sorted({name for name, part in parts if len(part["isr"]) < len(part["replicas"])}):
-        message = f"replicas are behind: {', '.join(lacking)}"
+    elif behind := sorted({name for name, part in parts if len(part["isr"]) < len(part["replicas"])}):
+        message = f"replicas are behind: {', '.join(behind)}"
         findings.append(warning(CHECK, "topics", message, "see whether all brokers run and keep up"))
     if nodes > 1 and replication == 1:
         message = f"there are {nodes} brokers and one replica of each topic"
@@ -117,12 +149,13 @@ class _Group:
     """What the members asked for, and what was ever committed for."""
 
 
-async def _consumers(bootstrap: str) -> list[Finding]:
+async def _consumers(cluster: Cluster, lacking: Rights) -> list[Finding]:
     """Whether each service consumes: it is a member of its group, and what it has to do becomes less."""
-    async with administrator(bootstrap) as admin:
+    visible = [name for name in STATEFUL if name not in lacking.groups]
+    async with administrator(cluster) as admin:
         present = {name for name, *_ in await admin.list_consumer_groups()}
-        groups = [await _group(admin, name) for name in STATEFUL if name in present]
-        waiting = await _lags(bootstrap, admin, groups)
+        groups = [await _group(admin, name) for name in visible if name in present]
+        waiting = await _lags(cluster, admin, groups)
         stuck = {name for name, lag in waiting.items() if lag > 0}
         first = {name: await _position(admin, name) for name in stuck}
         deadline = asyncio.get_running_loop().time() + MOVES_WITHIN.total_seconds()
@@ -134,7 +167,7 @@ async def _consumers(bootstrap: str) -> list[Finding]:
             stuck &= watched | {group.name for group in groups if not group.members}
     findings = [
         warning(CHECK, "consumers", f"{name} has never consumed anything", f"start {name}, if it was not just made")
-        for name in STATEFUL
+        for name in visible
         if name not in present
     ]
     return findings + [_judged(group, waiting[group.name], moves=group.name not in stuck) for group in groups]
@@ -174,9 +207,9 @@ async def _position(admin: AIOKafkaAdminClient, group: str) -> int:
     return sum(max(0, offset.offset) for offset in (await admin.list_consumer_group_offsets(group)).values())
 
 
-async def _lags(bootstrap: str, admin: AIOKafkaAdminClient, groups: Sequence[_Group]) -> dict[str, int]:
+async def _lags(cluster: Cluster, admin: AIOKafkaAdminClient, groups: Sequence[_Group]) -> dict[str, int]:
     """How many records each group has to handle still."""
-    begins, ends = await _bounds(bootstrap, admin, sorted({topic for group in groups for topic in group.topics}))
+    begins, ends = await _bounds(cluster, admin, sorted({topic for group in groups for topic in group.topics}))
     lags: dict[str, int] = {}
     for group in groups:
         committed = await admin.list_consumer_group_offsets(group.name)
@@ -189,7 +222,7 @@ async def _lags(bootstrap: str, admin: AIOKafkaAdminClient, groups: Sequence[_Gr
 
 
 async def _bounds(
-    bootstrap: str, admin: AIOKafkaAdminClient, names: Sequence[str]
+    cluster: Cluster, admin: AIOKafkaAdminClient, names: Sequence[str]
 ) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
     """Where the partitions of topics begin and end."""
     existing = set(await admin.list_topics())
@@ -197,7 +230,7 @@ async def _bounds(
     partitions = [TopicPartition(t["topic"], part["partition"]) for t in described for part in t["partitions"]]
     if not partitions:
         return {}, {}
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**cluster.client(), group_id=None, enable_auto_commit=False)
     try:
         await consumer.start()
         return await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
@@ -205,9 +238,9 @@ async def _bounds(
         await consumer.stop()
 
 
-async def _dead_letters(bootstrap: str) -> list[Finding]:
+async def _dead_letters(cluster: Cluster) -> list[Finding]:
     """Whether records were put aside and not replayed."""
-    found = await find(bootstrap, Selection())
+    found = await find(cluster, Selection())
     waiting = [letter for letter in found if letter.replayed_at is None]
     if not waiting:
         return [ok(CHECK, "dead letters", f"none waits, {len(found):,} were replayed" if found else "there are none")]

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from cli.broker import NOT_PERMITTED
 from cli.doctor.findings import Finding, failed
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ async def bounded(
         message = explained(error)
         if isinstance(error, asyncpg.InsufficientPrivilegeError):
             remedy = "look with the role that the services log in with: it owns the schemas"
+        if isinstance(error, NOT_PERMITTED):
+            remedy = "look as the principal `operator` of `cdds topics acls`; CDDS_KAFKA_USERNAME and the like name it"
     return [failed(check, about, message, remedy)]
 
 
@@ -106,7 +109,7 @@ def secrets_of(environment: Mapping[str, str], *dsns: str | None) -> list[str]:
             found |= _passwords(value)
         elif name.endswith("_OBJECT_OPTIONS"):
             found |= set(re.findall(r':\s*"([^"]{4,})"', value)) - _addresses(value)
-        elif name.endswith(("_KEY", "_TOKEN")) and not value.startswith("/"):
+        elif name.endswith(("_KEY", "_TOKEN", "_PASSWORD")) and not value.startswith("/"):
             found.add(value)
     for dsn in dsns:
         found |= _passwords(dsn or "")

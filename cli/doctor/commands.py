@@ -43,7 +43,7 @@ def doctor(
     be_quiet()
     urls = dict(_address(text) for text in service or ())
     installation = Installation.find(data, postgres, kafka, urls)
-    if not installation.configured and not (postgres or kafka or urls):
+    if not installation.configured and not (postgres or installation.bootstrap or urls):
         where = "no stack is running here" if data is None else f"no stack is running on {data}"
         raise Failure(
             f"{where} and no CDDS_… settings are in the environment: start one, or give --postgres, --kafka, --service",

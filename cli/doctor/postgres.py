@@ -13,7 +13,7 @@ from cli.doctor.checking import CONNECT_SECONDS, address, bounded, explained
 from cli.doctor.findings import Finding, Status, failed, ok, warning
 from cli.installation import STATEFUL, Installation
 from deploy.local.stack import PUBLISHERS
-from shared import migration
+from shared import connecting, migration
 from shared.database import DirectConnection
 from shared.migration import Migration
 
@@ -58,6 +58,10 @@ async def _database(dsn: str, services: Sequence[str], *, local: bool) -> list[F
         refused = isinstance(error, asyncpg.PostgresError | ValueError | asyncpg.InterfaceError)
         if isinstance(error, asyncpg.CannotConnectNowError):
             refused = False
+        if isinstance(error, connecting.NoTrust):
+            remedy = (
+                f"correct the TLS parameters of CDDS_{services[0].upper()}_POSTGRES, see docs/operate/postgresql.md"
+            )
         finding = failed(CHECK, "server", f"no connection to {where}: {explained(error)}", remedy, reached=refused)
         return [finding]
     several = asyncio.Semaphore(_AT_ONCE)
@@ -80,7 +84,7 @@ async def _on_own_connection(dsn: str, run: ServerCheck, services: Sequence[str]
 
 
 async def _connect(dsn: str) -> DirectConnection:
-    return await asyncpg.connect(
+    return await connecting.connect(
         dsn,
         timeout=CONNECT_SECONDS,
         command_timeout=10,

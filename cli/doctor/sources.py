@@ -61,6 +61,10 @@ def _findings(name: str, where: str, problems: Mapping[str, tuple[str, bool]], *
         remedy = (
             f"see that the source runs and lets the exporter's role connect; its DSN is a reference in sources.{name}"
         )
+        if "certificate" in away or "SSL" in away:
+            remedy = (
+                f"correct sslmode, sslrootcert, sslcert and sslkey in the DSN of sources.{name}, or its server's TLS"
+            )
         yield failed(CHECK, name, f"{where} can't be read: {away}", remedy)
         return
     for type_, (problem, _) in problems.items():

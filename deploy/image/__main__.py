@@ -11,8 +11,6 @@ import sys
 from types import FrameType
 from typing import Final
 
-from deploy.local.stack import SERVICES
-
 CHOSEN: Final = "CDDS_SERVICE"
 """The service of an image that was built for one."""
 
@@ -20,6 +18,8 @@ CHOSEN: Final = "CDDS_SERVICE"
 def main() -> None:
     """Become what the arguments say; exit code 2 when they say nothing that is known."""
     signal.signal(signal.SIGTERM, _end)
+    from deploy.local.stack import SERVICES  # takes its time, in which a stop is to be heard already
+
     name, *arguments = sys.argv[1:] or [os.environ.get(CHOSEN, "")]
     if name in SERVICES and not arguments:
         module = f"services.{name}"

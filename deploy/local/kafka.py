@@ -10,9 +10,11 @@ import signal
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 from xml.etree import ElementTree
 
@@ -152,9 +154,25 @@ class ApacheKafka(Broker):
     # The JVM reports SIGTERM as its exit code even after a clean shutdown.
     _clean_exits = (0, 128 + signal.SIGTERM)
 
-    def __init__(self, data: Path, *, port: int | None = None, output: Output = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        port: int | None = None,
+        output: Output = None,
+        listeners: Mapping[str, int] = MappingProxyType({}),
+        properties: Mapping[str, str] = MappingProxyType({}),
+        users: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Beside its own on plain TCP it has `listeners`, by name and port, that `properties` describe.
+
+        `users` are those of SCRAM with their passwords.
+        """
         super().__init__("apache-kafka", data, port, output)
         self._controller_port = free_port()
+        self._listeners = listeners
+        self._more = properties
+        self._users = users
 
     async def _prepared(self) -> Child:
         if missing := missing_for_apache():
@@ -167,6 +185,8 @@ class ApacheKafka(Broker):
         java = ["java", "-cp", f"{jars}/*", f"-Dlog4j2.configurationFile={logging}", "-Djava.awt.headless=true"]
         if not (self.data / "log" / "meta.properties").exists():
             storage_tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties), "-g"]
+            for user, password in self._users.items():
+                storage_tool += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
             # C1 alone and a serial collector start fastest; this runs for a second.
             formatting = [*java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *storage_tool]
             await run_to_end(Child("kafka-storage", formatting, output=self._output), timedelta(minutes=1))
@@ -174,12 +194,13 @@ class ApacheKafka(Broker):
         return Child(self.name, [*java, *options, "kafka.Kafka", str(properties)], output=self._output)
 
     def _properties(self) -> str:
-        settings = {
+        own = {"PLAINTEXT": self.port, "CONTROLLER": self._controller_port}
+        settings: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in {**own, **self._listeners}.items()),
             "log.dirs": self.data / "log",
             "auto.create.topics.enable": "false",
             # One node: nothing can be replicated.
@@ -198,6 +219,7 @@ class ApacheKafka(Broker):
             "broker.heartbeat.interval.ms": 500,
             # 128 MB by default, a quarter of the heap.
             "log.cleaner.dedupe.buffer.size": 16 << 20,
+            **self._more,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())
 

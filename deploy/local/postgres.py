@@ -43,11 +43,9 @@ _SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
 }
 
+_INITDB_OPTIONS = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions", "--locale=C")
 # The same order of texts on every machine, and Unicode upper and lower case.
-_INITDB_OPTIONS = (
-    *("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"),
-    *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
-)
+_UNICODE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
 # Becomes another user, then the program. asyncio has arguments for this, but uvloop refuses them.
 _AS_ACCOUNT = """
@@ -74,7 +72,11 @@ class EmbeddedPostgres:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         output: Output = None,
+        installation: Path | None = None,
     ) -> None:
+        """Of the package's binaries, or of another `installation` of PostgreSQL, as one that has TLS."""
+        self._installation = installation or _installation()
+        self._locale = () if installation else _UNICODE
         self.name = "postgres"
         self.port = port or free_port()
         self.data = data.resolve()
@@ -148,7 +150,7 @@ class EmbeddedPostgres:
         await self.stop()
 
     def _child(self, program: str, *arguments: str | Path, stop_signal: signal.Signals = signal.SIGTERM) -> Child:
-        command = [_installation() / "bin" / program, *arguments]
+        command = [self._installation / "bin" / program, *arguments]
         if self._account:
             command = [sys.executable, "-IS", "-c", _AS_ACCOUNT, self._account.pw_name, *command]
         # The server changes into its own folder anyway, and the parent's may be closed to its account.
@@ -170,17 +172,17 @@ class EmbeddedPostgres:
         if self._account:
             os.chown(unfinished, self._account.pw_uid, self._account.pw_gid)
         self._open_folders()
-        options = [*_INITDB_OPTIONS, *(["--no-sync"] if self._settings.get("fsync") == "off" else [])]
+        options = [*_INITDB_OPTIONS, *self._locale, *(["--no-sync"] if self._settings.get("fsync") == "off" else [])]
         await run_to_end(self._child("initdb", "-D", unfinished, *options), timedelta(minutes=2))
         unfinished.rename(self.data)
 
     def _open_folders(self) -> None:
         if self._account is None:
             return
-        for folder in {*self.data.parents, *_installation().parents}:
+        for folder in {*self.data.parents, *self._installation.parents}:
             _allow_others(folder, stat.S_IXOTH)
-        if not (_installation() / "bin" / "postgres").stat().st_mode & stat.S_IXOTH:
-            for path in (_installation(), *_installation().rglob("*")):
+        if not (self._installation / "bin" / "postgres").stat().st_mode & stat.S_IXOTH:
+            for path in (self._installation, *self._installation.rglob("*")):
                 executable = path.stat().st_mode & stat.S_IXUSR
                 _allow_others(path, stat.S_IROTH | (stat.S_IXOTH if executable else 0))
 

@@ -39,13 +39,12 @@ class Secrets:
             write_private(self.session_key, Fernet.generate_key())
         for path in (self.token_key, self.signing_key):
             if not path.exists():
-                write_private(path, _pem(Ed25519PrivateKey.generate()))
-        public = self._private(self.token_key).public_key()
-        self.token_public_key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+                write_private(path, private_pem(Ed25519PrivateKey.generate()))
+        self.token_public_key.write_bytes(public_pem(private_key(self.token_key)))
 
     def token(self, *, tenant: str, role: str, subject: str, lifetime: timedelta = timedelta(days=7)) -> str:
         """An access token for the stack's HTTP API."""
-        key = self._private(self.token_key)
+        key = private_key(self.token_key)
         return auth.issue(key, ISSUER, subject=subject, tenant=tenant, role=role, lifetime=lifetime)
 
     def settings(self, service: str) -> dict[str, str]:
@@ -58,15 +57,23 @@ class Secrets:
             case _:
                 return {}
 
-    @staticmethod
-    def _private(path: Path) -> Ed25519PrivateKey:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-        assert isinstance(key, Ed25519PrivateKey)
-        return key
+
+def private_key(path: Path) -> Ed25519PrivateKey:
+    """The key in a file; raises OSError, ValueError and TypeError."""
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("it is a key of another kind")
+    return key
 
 
-def _pem(key: Ed25519PrivateKey) -> bytes:
+def private_pem(key: Ed25519PrivateKey) -> bytes:
+    """As services read it."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def public_pem(key: Ed25519PrivateKey) -> bytes:
+    """What tokens and manifests are verified with."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def write_private(path: Path, content: bytes) -> None:

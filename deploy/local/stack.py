@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self, TextIO
@@ -29,6 +29,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import Child, Output, Restartable, StartFailed, Supervised, free_port
 from deploy.local.secrets import ISSUER, Secrets, write_private
 from shared import outbox
+from shared.cluster import Cluster
 from shared.messaging import ensure_topics
 
 DATABASE: Final = "cdds"
@@ -134,6 +135,7 @@ class Stack:
 
     def describe(self) -> dict[str, object]:
         """What `stack.json` tells other processes."""
+        told = {name: value for name, value in self.options.environment.items() if not name.endswith("_KAFKA_PASSWORD")}
         return {
             "pid": os.getpid(),
             "url": self.url,
@@ -141,7 +143,7 @@ class Stack:
             "postgres": self.dsn(),
             "sources": self.dsn(SOURCES_DATABASE),
             "services": {name: {"url": self.url_of(name), "pid": child.pid} for name, child in self.services.items()},
-            "settings": {name: {**self._settings(name), **self.options.environment} for name in SERVICES},
+            "settings": {name: {**self._settings(name), **told} for name in SERVICES},
         }
 
     # --- control -----------------------------------------------------------------------------------------------
@@ -320,17 +322,17 @@ class _Refilled:
         await self._broker.start()
         # Even a clean stop of the embedded broker lost what it had acknowledged while it wrote its snapshot (seen).
         if is_new or self._broker.started_after_crash or isinstance(self._broker, EmbeddedKafka):
-            await ensure_topics(self._broker.bootstrap, PARTITIONS, replication=1)
+            await ensure_topics(Cluster(self._broker.bootstrap), PARTITIONS, replication=1)
             await republish(self._dsn)
 
 
-async def republish(dsn: str, since: datetime | None = None) -> int:
-    """Make the events in the outboxes due again that were published after `since`, or all; says how many."""
+async def republish(dsn: str) -> int:
+    """Make every event in the outboxes due again, so that a broker that lost records is refilled; says how many."""
     connection = await asyncpg.connect(dsn)
     try:
         return sum(
             [
-                await outbox.republish(connection, schema, since)
+                await outbox.republish(connection, schema)
                 for schema in PUBLISHERS
                 if await connection.fetchval("SELECT to_regclass($1)", f"{schema}.outbox")
             ]

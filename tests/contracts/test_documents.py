@@ -19,6 +19,7 @@ from services.history import consumers as history
 from services.job_api import consumers as job_api
 from services.scheduler import consumers as scheduler
 from shared import contracts
+from shared.cluster import Cluster
 from shared.events import EVENT_TYPES, TOPICS, CertificateAdded, Event
 from shared.inbox import Inbox
 from shared.messaging import Producer, Record, ensure_topics, producer
@@ -65,18 +66,18 @@ async def test_the_asyncapi_document_of_each_service_shows_what_it_consumes(
 ) -> None:
     inbox = Inbox(service, cast("Producer", None), PATIENCE)
     register(inbox, NoStore())
-    document = AsyncAPI(inbox.broker("127.0.0.1:9092"), title=service).to_specification().to_jsonable()
+    document = AsyncAPI(inbox.broker(Cluster("127.0.0.1:9092")), title=service).to_specification().to_jsonable()
     assert {channel["address"] for channel in document["channels"].values()} == set(inbox.topics)
     shown = {event for event in EVENT_TYPES.values() if event.__name__ in document["components"]["schemas"]}
     assert {event.topic.name for event in shown} == set(inbox.topics)
 
 
 async def test_the_official_cloudevents_library_reads_what_we_publish(bootstrap: str) -> None:
-    await ensure_topics(bootstrap, 6, 1)
+    await ensure_topics(Cluster(bootstrap), 6, 1)
     tenant = f"t{uuid4()}"
     event = EXAMPLES[CertificateAdded].model_copy(update={"tenant": tenant})
     async with (
-        producer(bootstrap, "test", PATIENCE) as kafka,
+        producer(Cluster(bootstrap), "test", PATIENCE) as kafka,
         AIOKafkaConsumer(
             event.topic.name, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None
         ) as consumer,

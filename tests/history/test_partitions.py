@@ -17,6 +17,7 @@ from services.history.loops import keeper
 from services.history.store import Store
 from services.history.store import partitions as store_partitions
 from services.history.store.partitions import TABLES
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.events import TOPICS, Event
 from shared.inbox import Inbox
@@ -269,7 +270,7 @@ async def test_ticks_that_lost_the_race_against_the_end_are_removed_after_an_hou
 @pytest.fixture(scope="module")
 async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     async with EmbeddedKafka(tmp_path_factory.mktemp("kafka") / "broker") as broker:
-        await ensure_topics(broker.bootstrap, partitions=1, replication=1)
+        await ensure_topics(Cluster(broker.bootstrap), partitions=1, replication=1)
         yield broker.bootstrap
 
 
@@ -310,7 +311,7 @@ async def test_a_month_that_another_replica_dropped_is_noticed_and_the_projectio
     found, events = finished_run(start=young)
     await keep_partitions_at(Store(database, RETENTION), database, month(NOW, 2))
 
-    async with producer(kafka, "test", PATIENCE) as connected:
+    async with producer(Cluster(kafka), "test", PATIENCE) as connected:
         await consume(store, database, kafka, connected, *old, *events)
 
     rows = await everything(database)
@@ -326,7 +327,7 @@ async def test_an_event_from_a_far_future_is_dead_lettered_and_its_neighbours_ar
     run, events = finished_run(start=NOW)
     future = Run(start=month(NOW, 3)).queued()
 
-    async with producer(kafka, "test", PATIENCE) as connected:
+    async with producer(Cluster(kafka), "test", PATIENCE) as connected:
         await consume(store, database, kafka, connected, events[0], events[1], future, *events[2:])
 
     (reason,) = await buried(kafka)

@@ -23,6 +23,7 @@ from services.history.loops.rebuild import Rebuilder
 from services.history.store import Store
 from services.job_api.store import NEEDED_EVENTS
 from shared import database, migration, outbox
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.events import Event, RunProgressed
 from shared.inbox import Inbox
@@ -107,8 +108,8 @@ async def world(dsn: str, folder: Path) -> AsyncGenerator[World]:
     """Owners that relay and copy their outboxes; history is started by `remembering`."""
     async with AsyncExitStack() as exits:
         broker = await exits.enter_async_context(EmbeddedKafka(folder / "broker"))
-        await ensure_topics(broker.bootstrap, 2, 1)
-        kafka = await exits.enter_async_context(producer(broker.bootstrap, "test", PATIENCE))
+        await ensure_topics(Cluster(broker.bootstrap), 2, 1)
+        kafka = await exits.enter_async_context(producer(Cluster(broker.bootstrap), "test", PATIENCE))
         await migration.migrate(dsn, "history", outbox=False)
         owners = {name: await exits.enter_async_context(database.connect(dsn, name, outbox=True)) for name in OWNERS}
         for pool in owners.values():
@@ -125,14 +126,14 @@ async def remembering(dsn: str, bootstrap: str) -> AsyncGenerator[Store]:
     )
     async with (
         database.connect(dsn, "history") as pool,
-        producer(bootstrap, "history", PATIENCE) as kafka,
+        producer(Cluster(bootstrap), "history", PATIENCE) as kafka,
     ):
         store = Store(pool, settings.retention)
         await store.keep_partitions()
         inbox = Inbox("history", kafka, PATIENCE, "history-1")
         consumers.register(inbox, store)
         async with (
-            running(inbox.run(bootstrap, timedelta(milliseconds=50))),
+            running(inbox.run(Cluster(bootstrap), timedelta(milliseconds=50))),
             running(Rebuilder("history", settings, store).run()),
         ):
             yield store

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 
 from services.scheduler import consumers
 from services.scheduler.store import Store, Unknown
+from shared.cluster import Cluster
 from shared.database import Database, is_outage
 from shared.events import JOBS, JobCreated, Missed, RunCancelled, RunEvent, RunFailed, RunSucceeded
 from shared.inbox import Inbox
@@ -529,8 +530,8 @@ async def test_over_kafka_a_job_is_followed_and_what_nobody_knows_is_dead_letter
     patience = timedelta(seconds=20)
     job = created(NOON, start="immediately")
     stray = cancel(job, uuid4(), NOON)
-    await ensure_topics(embedded, partitions=1, replication=1)
-    async with producer(embedded, "test", patience) as kafka, asyncio.timeout(60):
+    await ensure_topics(Cluster(embedded), partitions=1, replication=1)
+    async with producer(Cluster(embedded), "test", patience) as kafka, asyncio.timeout(60):
         await kafka.publish(Record.of(event) for event in (job, stray, job, run_now(job, at(1))))
         inbox = Inbox("scheduler", kafka, patience)
         consumers.register(inbox, Store(database, lambda _: timedelta(0)))

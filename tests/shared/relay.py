@@ -5,6 +5,7 @@ import sys
 from datetime import timedelta
 
 from shared import database
+from shared.cluster import Cluster
 from shared.messaging import producer
 from shared.outbox import Relay
 
@@ -12,7 +13,7 @@ from shared.outbox import Relay
 async def run(dsn: str, bootstrap: str) -> None:
     async with (
         database.connect(dsn, "job_api", outbox=True) as pool,
-        producer(bootstrap, "test", timedelta(seconds=20)) as kafka,
+        producer(Cluster(bootstrap), "test", timedelta(seconds=20)) as kafka,
     ):
         await Relay(pool, kafka, timedelta(seconds=20)).run()
 

@@ -5,6 +5,7 @@ import sys
 from datetime import timedelta
 
 from shared import database
+from shared.cluster import Cluster
 from shared.events import Topic
 from shared.messaging import producer
 from shared.replay import Replay
@@ -15,7 +16,7 @@ PATIENCE = timedelta(seconds=20)
 async def run(dsn: str, bootstrap: str, topic: str) -> None:
     async with (
         database.connect(dsn, "job_api", outbox=True) as pool,
-        producer(bootstrap, "test", PATIENCE) as kafka,
+        producer(Cluster(bootstrap), "test", PATIENCE) as kafka,
     ):
         await Replay(pool, kafka, PATIENCE, [Topic(topic, "tenant")]).run()
 

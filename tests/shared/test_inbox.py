@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
+from shared.cluster import Cluster
 from shared.events import Event
 from shared.inbox import Inbox, Stalled
 from shared.messaging import Producer, Record, producer
@@ -27,7 +28,7 @@ async def own(bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> Private:
 
 @pytest.fixture
 async def kafka(bootstrap: str) -> AsyncIterator[Producer]:
-    async with producer(bootstrap, "test", PATIENCE) as connected:
+    async with producer(Cluster(bootstrap), "test", PATIENCE) as connected:
         yield connected
 
 
@@ -70,7 +71,7 @@ class Gathered(list[tuple[Any, bytes]]):
 
 @asynccontextmanager
 async def running(inbox: Inbox, bootstrap: str) -> AsyncGenerator["asyncio.Task[None]"]:
-    task = asyncio.create_task(inbox.run(bootstrap))
+    task = asyncio.create_task(inbox.run(Cluster(bootstrap)))
     try:
         yield task
     finally:
@@ -264,7 +265,7 @@ async def test_an_outage_beyond_the_patience_ends_the_run_and_the_next_one_begin
 
     with pytest.raises(ExceptionGroup) as raised:
         async with asyncio.timeout(60):
-            await inbox.run(bootstrap)
+            await inbox.run(Cluster(bootstrap))
     assert raised.group_contains(ConnectionRefusedError, match="PostgreSQL is away")
     assert not await own.committed(bootstrap)
     assert await own.end(bootstrap, own.topic.dead) == 0

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import cast
 
 from shared import outbox
+from shared.cluster import Cluster
 from shared.database import Database, database_now
 from shared.events import CertificateRemoved
 from shared.inbox import Inbox
@@ -53,5 +54,5 @@ async def test_a_replica_that_has_lost_its_partitions_is_not_behind() -> None:
 
     [topic] = inbox.topics
     CONSUMER_LAG.labels(topic).set(7)
-    await inbox._measure(inbox.broker("127.0.0.1:1"))
+    await inbox._measure(inbox.broker(Cluster("127.0.0.1:1")))
     assert measured("cdds_consumer_lag", topic=topic) == 0

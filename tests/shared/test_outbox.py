@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import BrokerResponseError
 
 from shared import outbox
+from shared.cluster import Cluster
 from shared.database import Connection, Database, DirectConnection, database_now
 from shared.events import CertificateRemoved
 from shared.messaging import Producer, Record, decode, ensure_topics, producer
@@ -41,11 +42,11 @@ async def write(database: Database, tenant: str, numbers: range) -> None:
 async def test_committed_events_arrive_in_order_per_key(database_of: DatabaseOf, bootstrap: str) -> None:
     database = await database_of("job_api")
     tenants = [f"t{uuid4()}" for _ in range(3)]
-    await ensure_topics(bootstrap, 6, 1)
+    await ensure_topics(Cluster(bootstrap), 6, 1)
     for start in range(0, 300, 10):
         for tenant in tenants:
             await write(database, tenant, range(start, start + 10))
-    async with producer(bootstrap, "test", PATIENCE) as kafka, database.session() as connection:
+    async with producer(Cluster(bootstrap), "test", PATIENCE) as kafka, database.session() as connection:
         relay = Relay(database, kafka, PATIENCE)
         published = 0
         while count := await relay.publish_pending(connection):

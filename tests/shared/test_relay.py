@@ -13,6 +13,7 @@ import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
 from shared import database, outbox
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.messaging import Producer, producer
 from shared.outbox import Relay
@@ -41,7 +42,7 @@ async def own(embedded: str, monkeypatch: pytest.MonkeyPatch) -> Private:
 
 @pytest.fixture
 async def kafka(embedded: str) -> AsyncIterator[Producer]:
-    async with producer(embedded, "test", PATIENCE) as connected:
+    async with producer(Cluster(embedded), "test", PATIENCE) as connected:
         yield connected
 
 

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local.postgres import EmbeddedPostgres
 from shared import database, outbox, replay
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.events import EVENT_TYPES, Event, Topic
 from shared.messaging import Producer, RawRecord, decode, producer
@@ -39,7 +40,7 @@ async def pool(dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def kafka(embedded: str) -> AsyncIterator[Producer]:
-    async with producer(embedded, "test", PATIENCE) as connected:
+    async with producer(Cluster(embedded), "test", PATIENCE) as connected:
         yield connected
 
 
@@ -198,7 +199,7 @@ async def test_nothing_is_copied_before_the_live_topics_have_it(
     asked = uuid4()
     await ask(dsn, asked)
     copying = asyncio.create_task(Replay(pool, kafka, PATIENCE, [topic]).copy_asked())
-    async with producer(embedded, "relay", PATIENCE) as relayed, pool.session() as connection:
+    async with producer(Cluster(embedded), "relay", PATIENCE) as relayed, pool.session() as connection:
         connection_is_free = await connection.fetchval("SELECT count(*) FROM replays WHERE copied_at IS NULL")
         assert connection_is_free == 1
         assert await outbox.Relay(pool, relayed, PATIENCE).publish_pending(connection) == 10

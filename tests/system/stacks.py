@@ -33,8 +33,12 @@ async def running(
     environment: Mapping[str, str] = MappingProxyType({}),
     sources: Path | None = None,
     console_port: int | None = None,
+    quiet: bool = False,
 ) -> AsyncGenerator[Stack]:
-    """A stack in a new folder; what its processes write appears with the test that fails."""
+    """A stack in a new folder; what its processes write appears with the test that fails.
+
+    A `quiet` one writes to a file: standard output is that of a command in this process.
+    """
     # Not under pytest's own folder, which is closed to the account PostgreSQL runs as when root starts it.
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
         async with _kafka(broker) as kafka:
@@ -42,7 +46,7 @@ async def running(
                 data=Path(folder) / "data", kafka=kafka, sources=sources, environment=environment,
                 console_port=console_port,
             )  # fmt: skip
-            async with Stack(options, output=show) as stack:
+            async with Stack(options, output=Path(folder) / "services.log" if quiet else show) as stack:
                 yield stack
 
 

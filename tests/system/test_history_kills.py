@@ -18,6 +18,7 @@ from deploy.local.processes import Child, free_port
 from deploy.local.secrets import Secrets
 from services.history.app import BATCH_RECORDS
 from services.history.store import Store
+from shared.cluster import Cluster
 from shared.database import Database, connect
 from shared.events import TOPICS, Event
 from shared.messaging import Record, ensure_topics, producer
@@ -43,7 +44,7 @@ WAYS = ("history.projected", "working", "inbox.handled", "working", "starting")
 async def kafka(tmp_path: Path) -> AsyncIterator[str]:
     async with apache_kafka(tmp_path / "broker") as address:
         await empty_broker(address)
-        await ensure_topics(address, PARTITIONS, replication=1)
+        await ensure_topics(Cluster(address), PARTITIONS, replication=1)
         yield address
 
 
@@ -167,7 +168,7 @@ async def test_a_projector_that_is_killed_again_and_again_ends_equal_to_an_unbro
 
 async def produce(kafka: str, published: list[Event], random: Random) -> None:
     """Lives of runs, hundreds at once and many events twice, until cancelled; `published` is what Kafka has."""
-    async with producer(kafka, "test", timedelta(seconds=20)) as connected:
+    async with producer(Cluster(kafka), "test", timedelta(seconds=20)) as connected:
         while True:
             crowd = [stream for _ in range(CROWD) for stream in streams(random)]
             for batch in delivered(crowd, random):

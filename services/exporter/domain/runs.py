@@ -61,6 +61,8 @@ class Claim:
     request: RunRequested
     attempt: int
     attempts_allowed: int
+    trace: str | None = None
+    """The context that the run was requested in."""
 
     @property
     def run_id(self) -> UUID:

@@ -18,6 +18,7 @@ from shared.database import is_outage
 from shared.events import RunProgressed
 from shared.messaging import Producer, Record
 from shared.observability import log
+from shared.tracing import tracer
 
 T = TypeVar("T")
 
@@ -73,10 +74,11 @@ class Attempt:
         Raises Fenced when the lease is lost, CancelOrdered when the run shall end.
         """
         working = asyncio.create_task(work)
-        ending: list[asyncio.Task[Any]] = [
-            asyncio.create_task(watch) for watch in (self._beat(), self._look_for_orders())
-        ]
-        telling: asyncio.Task[Any] = asyncio.create_task(self._tell())
+        with tracer().quiet():
+            ending: list[asyncio.Task[Any]] = [
+                asyncio.create_task(watch) for watch in (self._beat(), self._look_for_orders())
+            ]
+            telling: asyncio.Task[Any] = asyncio.create_task(self._tell())
         try:
             done, _ = await asyncio.wait({working, *ending}, return_when=asyncio.FIRST_COMPLETED)
             for watch in done - {working}:

@@ -23,6 +23,7 @@ from shared.events import RunState
 from shared.messaging import Producer
 from shared.observability import log
 from shared.sources import Sources
+from shared.tracing import tracer
 
 T = TypeVar("T")
 
@@ -113,8 +114,16 @@ class Worker:
         return None if claim is None else (claim, asked_at)
 
     async def _work(self, claim: Claim, claimed_at: float) -> None:
-        with bound_contextvars(tenant=claim.request.tenant, run_id=str(claim.run_id), attempt=claim.attempt):
-            log.info("attempt started", job_id=str(claim.request.job_id), lane=claim.lane)
+        ids = {"tenant": claim.request.tenant, "run_id": str(claim.run_id), "job_id": str(claim.request.job_id)}
+        question = claim.request.question
+        with (
+            bound_contextvars(**ids, attempt=claim.attempt),
+            tracer().span(
+                "attempt", claim.trace, **ids, attempt=claim.attempt, lane=claim.lane, source=question.source,
+                type=question.type,
+            ),
+        ):  # fmt: skip
+            log.info("attempt started", lane=claim.lane)
             try:
                 attempt = Attempt(claim, self._settings, self._store, self._producer, claimed_at)
                 state = await self._attempt(claim, attempt)
@@ -161,7 +170,8 @@ class Worker:
         return RunState.SUCCEEDED
 
     async def _export(self, claim: Claim, attempt: Attempt) -> tuple[Result, list[x509.Certificate]]:
-        await in_thread(lambda: self._remove(*claim.dead_prefixes))
+        # Its own place, too: a database that was restored from a backup may give an attempt out again.
+        await in_thread(lambda: self._remove(*claim.dead_prefixes, claim.prefix))
         query, output = asked(claim, self._sources, self._settings.masking_key)
         encrypted = output.encryption is not Encryption.NONE
         recipients = await self._outlasting(lambda: self._recipients(claim)) if encrypted else []

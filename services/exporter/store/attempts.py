@@ -14,6 +14,7 @@ from shared import failpoints, outbox
 from shared.database import Connection, database_now
 from shared.events import ArtifactStored, RunRequested, RunStarted, RunState, RunSucceeded
 from shared.events import Part as PartFact
+from shared.tracing import tracer
 
 _NEXT: Final = """
 WITH RECURSIVE
@@ -124,13 +125,14 @@ class AttemptStore(Part):
         row = await connection.fetchrow(
             """UPDATE runs SET state = 'running', version = version + 1, attempt = attempt + 1, worker = $2,
                                lease_until = clock_timestamp() + $3
-               WHERE run_id = $1 AND state = 'queued' RETURNING request, version, attempt, attempts_allowed""",
+               WHERE run_id = $1 AND state = 'queued'
+               RETURNING request, version, attempt, attempts_allowed, traceparent""",
             run_id, worker, lease,
         )  # fmt: skip
         if row is None:
             return None
         request = RunRequested.model_validate(row["request"])
-        claim = Claim(request, row["attempt"], row["attempts_allowed"])
+        claim = Claim(request, row["attempt"], row["attempts_allowed"], row["traceparent"])
         await connection.execute(
             """INSERT INTO turns (lane, tenant, source, taken_at) VALUES ($1, $2, $3, clock_timestamp())
                ON CONFLICT (lane, tenant, source) DO UPDATE SET taken_at = excluded.taken_at""",
@@ -138,7 +140,8 @@ class AttemptStore(Part):
         )  # fmt: skip
         now = await database_now(connection)
         common = about(request, version=row["version"], attempt=claim.attempt, at=now)
-        await outbox.append(connection, [RunStarted(**common, worker=worker)])
+        with tracer().within(claim.trace):
+            await outbox.append(connection, [RunStarted(**common, worker=worker)])
         return claim
 
     async def beat(self, claim: Claim, lease: timedelta) -> None:

@@ -7,6 +7,7 @@ from services.exporter.store.steps import Part, about
 from shared import outbox
 from shared.database import Connection, database_now
 from shared.events import CertificateAdded, CertificateRemoved, RunCancelOrdered, RunQueued, RunRequested, RunState
+from shared.tracing import tracer
 
 
 class RequestStore(Part):
@@ -17,11 +18,12 @@ class RequestStore(Part):
         async with self._database.transaction() as connection:
             await self._take_turn(connection, request.run_id)
             new = await connection.fetchval(
-                """INSERT INTO runs (run_id, job_id, tenant, lane, source, request, state, attempts_allowed)
-                   VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7)
+                """INSERT INTO runs (run_id, job_id, tenant, lane, source, request, state, attempts_allowed,
+                                     traceparent)
+                   VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8)
                    ON CONFLICT DO NOTHING RETURNING true""",
                 request.run_id, request.job_id, request.tenant, Lane.of(request.slot.trigger),
-                request.question.source, request.model_dump(mode="json"), request.retry.attempts,
+                request.question.source, request.model_dump(mode="json"), request.retry.attempts, tracer().here(),
             )  # fmt: skip
             if new:
                 now = await database_now(connection)

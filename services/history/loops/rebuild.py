@@ -98,7 +98,7 @@ class Rebuilder:
         """Wait until live has projected all that the outboxes had when they were copied."""
         names = [topic.name for topic in TOPICS]
         async with AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka, group_id=self._service, enable_auto_commit=False
+            **self._settings.cluster.client(), group_id=self._service, enable_auto_commit=False
         ) as group:
             # Apache Kafka tells a consumer of no topics of none: it would hear of their partitions after five minutes.
             group.assign([TopicPartition(name, 0) for name in names])
@@ -135,7 +135,7 @@ class _Copies:
         self.counts[topic.name] = 0
         async with AIOKafkaConsumer(
             topic.replay,
-            bootstrap_servers=self._settings.kafka,
+            **self._settings.cluster.client(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -72,7 +72,7 @@ class CertificateStore(Part):
                           min(remains) FILTER (WHERE remains >= '0') AS first,
                           count(DISTINCT tenant) - count(DISTINCT tenant) FILTER (WHERE remains >= '0')
                             AS tenants_expired
-                   FROM (SELECT tenant, not_after - now() AS remains FROM certificates)"""
+                   FROM (SELECT tenant, not_after - now() AS remains FROM certificates) AS known"""
             )
         assert row is not None
         return Validity(**row)

@@ -14,6 +14,7 @@ from services.job_api.store.runs import note
 from shared import outbox
 from shared.database import Connection
 from shared.events import BackfillCancelRequested, BackfillRequested
+from shared.observability import log
 from shared.slots import Answer
 
 _BACKFILL: Final = """
@@ -140,6 +141,10 @@ async def _give(connection: Connection, order: Order, reference: UUID) -> UUID:
     await write_audit(
         connection, tenant=event.tenant, at=event.occurred_at, actor=event.actor, action=ACTIONS[type(event).__name__],
         subject=reference, job_id=event.job_id, detail=told,
+    )  # fmt: skip
+    log.info(
+        "command taken", command=ACTIONS[type(event).__name__], tenant=event.tenant, job_id=str(event.job_id),
+        **{name: told[name] for name in ("run_id", "backfill_id") if name in told},
     )  # fmt: skip
     return reference
 

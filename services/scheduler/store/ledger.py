@@ -27,6 +27,7 @@ from shared.events import (
     Question,
     RunCancelRequested,
     RunNowRequested,
+    RunRequested,
     RunRetryRequested,
     Slot,
     Trigger,
@@ -338,6 +339,10 @@ class LedgerStore:
         """Write ledger and events of decisions."""
         await self._save_entries(connection, [(d.plan, entry) for d in decisions for entry in d.entries.values()])
         await outbox.append(connection, [event for decision in decisions for event in decision.events])
+        for event in (event for decision in decisions for event in decision.events):
+            if isinstance(event, RunRequested):
+                ids = {"run_id": str(event.run_id), "job_id": str(event.job_id), "tenant": event.tenant}
+                log.info("run requested", slot=event.slot.key, trigger=event.slot.trigger, **ids)
         failpoints.reached("scheduler.saved")
 
     async def _save_plans(self, connection: Connection, plans: Sequence[Plan]) -> None:

@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from cli.broker import administrator
 from deploy.local.stack import SERVICES, Stack
+from shared.cluster import Cluster
 from shared.events import CERTIFICATES, EXPORTED_RUNS, JOBS, SCHEDULED_RUNS
 from tests.cli.operate.commands import cdds
 from tests.system.driver import Tenant, eventually, execute, fetch
@@ -211,7 +212,7 @@ async def test_a_time_that_is_none_is_wrong_usage(stack: Stack) -> None:
 
 async def test_looking_leaves_no_trace_on_the_broker(stack: Stack) -> None:
     await cdds("dead-letters", "list", *at(stack))
-    async with administrator(stack.kafka) as admin:
+    async with administrator(Cluster(stack.kafka)) as admin:
         assert {name for name, *_ in await admin.list_consumer_groups()} <= set(SERVICES)
         for service in SERVICES:
             committed = await admin.list_consumer_group_offsets(service)
@@ -254,7 +255,7 @@ async def everything_handled(stack: Stack) -> None:
         async with AIOKafkaConsumer(topic.name, bootstrap_servers=stack.kafka) as consumer:
             ends = {**ends, **await consumer.end_offsets(consumer.assignment())}
 
-    async with administrator(stack.kafka) as admin:
+    async with administrator(Cluster(stack.kafka)) as admin:
 
         async def look() -> bool:
             committed = await admin.list_consumer_group_offsets("history")

@@ -22,6 +22,7 @@ from cli.doctor.findings import Status
 from cli.doctor.postgres import skew
 from deploy.local.processes import free_port
 from deploy.local.stack import SERVICES, SOURCES_DATABASE, Stack
+from shared.cluster import Cluster
 from shared.events import CERTIFICATES, JOBS
 from tests.cli.operate.commands import Ended, cdds
 from tests.shared.settings import good
@@ -117,7 +118,7 @@ async def test_a_login_that_may_not_look_is_told_which_one_may(stack: Stack) -> 
 
 
 async def test_topics_that_are_missing_or_different_are_mended_by_the_remedy(stack: Stack) -> None:
-    async with administrator(stack.kafka) as admin:
+    async with administrator(Cluster(stack.kafka)) as admin:
         await admin.delete_topics([CERTIFICATES.replay])
         resource = ConfigResource(ConfigResourceType.TOPIC, JOBS.replay, {"retention.ms": "1000"})
         await admin.alter_configs([resource])
@@ -214,7 +215,7 @@ async def test_a_stopped_broker_is_one_failure_and_the_rest_is_checked(stack: St
         await stack.start("kafka")
     assert ended.code == 1
     assert [one["about"] for one in of(ended, "kafka")] == ["broker"]
-    assert f"{stack.kafka} does not answer" in failures(ended)
+    assert f"Kafka at {stack.kafka} can't be reached" in failures(ended)
     assert one(ended, "postgresql", "server")["status"] == "ok"
 
 

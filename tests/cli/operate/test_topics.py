@@ -9,6 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cli.broker import administrator
 from deploy.local.kafka import EmbeddedKafka
 from deploy.local.processes import free_port
+from shared.cluster import Cluster
 from shared.events import JOBS, TOPICS
 from tests.brokers import apache_kafka
 from tests.cli.operate.commands import cdds
@@ -33,7 +34,7 @@ async def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 async def admin(broker: str) -> AsyncIterator[AIOKafkaAdminClient]:
     """Of a broker without topics."""
     await empty_broker(broker)
-    async with administrator(broker) as admin:
+    async with administrator(Cluster(broker)) as admin:
 
         async def look() -> bool:
             return not await names(admin)

@@ -30,6 +30,13 @@ def test_only_the_console_reaches_services(sender: str, everything: Release) -> 
     assert reached == (TO_CONSOLE if sender == "console" else set())
 
 
+def test_services_let_nobody_of_the_release_in_but_the_console(everything: Release) -> None:
+    for component in (*SERVICES, *JOBS):
+        peers = [peer for rule in incoming(everything, component) for peer in rule["from"]]
+        let_in = {name for name, pod in everything.pods.items() if among(peers, pod)}
+        assert let_in == ({"console"} if component in TO_CONSOLE else set()), component
+
+
 def test_prometheus_reaches_every_service_and_nothing_reaches_jobs(everything: Release) -> None:
     for component in SERVICES:
         assert MONITORING in [peer for rule in incoming(everything, component) for peer in rule["from"]]

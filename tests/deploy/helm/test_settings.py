@@ -1,20 +1,33 @@
 """What a service is told by its pod is what it takes, and its secrets are told by reference."""
 
 import importlib
+import re
+import secrets
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
-from pydantic import SecretStr
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from cli.installation import Installation
+from shared import starting
 from shared.config import ProcessSettings
-from tests.deploy.helm.chart import SERVICES, Helm, Manifest, Release, container_of
+from tests.authorities import Authority
+from tests.deploy.helm.chart import JOBS, SERVICES, Helm, Manifest, Release, container_of
+from tests.deploy.panels import ROOT
+from tests.shared.settings import SOURCES
 
 # What stands behind the references.
 SECRETS = {
-    "POSTGRES": "postgresql://cdds:secret@postgres/cdds?sslmode=verify-full",
-    "KAFKA_PASSWORD": "a password",
-    "MASKING_KEY": "5" * 32,
+    "POSTGRES": "postgresql://cdds:8Xq2nVw0@postgres/cdds?sslmode=verify-full",
+    "SOURCE_UCS": "postgresql://reader:8Xq2nVw0@ucs/ucs?sslmode=verify-full",
+    "KAFKA_PASSWORD": "8Xq2nVw0",
+    "MASKING_KEY": secrets.token_hex(32),
+    "AWS_ACCESS_KEY_ID": "AKIA8Q2W",
+    "AWS_SECRET_ACCESS_KEY": "8Xq2nVw0",
     "SESSION_KEYS": Fernet.generate_key().decode(),
     "CLIENT_SECRET": "a secret",
 }
@@ -23,24 +36,56 @@ OTHERS = ("AWS_", "OTEL_", "CDDS_SOURCE_", "PGAPPNAME", "CDDS_SECRETS")
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_services_take_what_their_pods_tell_them(
+def test_services_start_on_what_their_pods_tell_them(
     service: str, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With no name that they would read over, nothing missing, and no risk but those that are taken."""
     prefix, model = f"CDDS_{service.upper()}_", model_of(service)
-    told = environment(release.pods[service])
+    pod = release.pods[service]
+    told = environment(pod)
     own = {name for name in told if name.startswith(prefix)}
     assert {name for name in told if not name.startswith(OTHERS)} == own
-    assert {name.removeprefix(prefix).lower() for name in own} <= set(model.model_fields), "a service would not notice"
+    assert {name.removeprefix(prefix).lower() for name in own} <= set(model.model_fields)
+    inside = "/etc/cdds"
     for name, value in told.items():
-        monkeypatch.setenv(name, SECRETS.get(name.removeprefix(prefix), "x") if value is None else value)
-    if "CDDS_SECRETS" in told:
-        for file in files(release.pods[service], "/etc/cdds/secrets"):
-            (tmp_path / file).write_text(SECRETS[file.removeprefix(prefix)])
-        monkeypatch.setenv("CDDS_SECRETS", str(tmp_path))
-    settings = model()
-    assert settings.http_host == "0.0.0.0"
-    for field in secret_fields(model) - {"masking_key", "client_secret", "kafka_password"}:
-        assert isinstance(getattr(settings, field), SecretStr), "it was found"
+        moved = (
+            behind(name)
+            if value is None
+            else value.replace(inside, str(tmp_path))
+            if value.startswith(inside)
+            else value
+        )
+        monkeypatch.setenv(name, moved)
+    for mount in container_of(pod)["volumeMounts"]:
+        if mount["mountPath"].startswith(inside):
+            fill(tmp_path / mount["name"], files(pod, mount["mountPath"]))
+    read = starting.read(model)
+    assert read.unknown == ()
+    assert {danger.risk for danger in read.taken} == set(read.settings.insecure) - {"postgres"}
+    if service != "console":
+        assert read.settings.postgres.get_secret_value() == behind("POSTGRES")
+
+
+def behind(name: str) -> str:
+    """The value that a reference stands for."""
+    return next(value for ending, value in SECRETS.items() if name.endswith(ending))
+
+
+def fill(folder: Path, names: set[str]) -> None:
+    """Make the files of a volume as they would be in a cluster."""
+    client = Authority(folder.parent / "authority").issue("client")
+    signing = Ed25519PrivateKey.generate()
+    contents = {
+        "ca.crt": (folder.parent / "authority" / "ca.pem").read_bytes(),
+        "tls.crt": client.certificate.read_bytes(),
+        "tls.key": client.key.read_bytes(),
+        "key.pem": signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        "token.pem": signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        "sources.toml": SOURCES.encode(),
+    }
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(contents[name] if name in contents else behind(name).encode())
 
 
 def test_secrets_are_told_by_reference(release: Release) -> None:
@@ -97,7 +142,10 @@ def test_secrets_can_be_files_instead(helm: Helm) -> None:
 def test_files_that_are_named_are_mounted(release: Release) -> None:
     for component, pod in release.pods.items():
         for name, value in environment(pod).items():
-            if value is not None and value.startswith("/etc/cdds/") and name != "CDDS_SECRETS":
+            if name == "CDDS_SECRETS":
+                assert value is not None
+                assert files(pod, value), component
+            elif value is not None and value.startswith("/etc/cdds/"):
                 path = Path(value)
                 assert path.name in files(pod, str(path.parent)), (component, name)
 
@@ -109,6 +157,57 @@ def test_the_console_forwards_to_services_that_are_there(release: Release) -> No
         host, _, port = str(told[f"CDDS_CONSOLE_{owner.upper()}"]).removeprefix("http://").partition(":")
         assert host.endswith(owner.replace("_", "-"))
         assert ports[host] == int(port)
+
+
+@pytest.mark.parametrize("component", [*SERVICES, *JOBS])
+def test_the_image_knows_what_pods_ask_of_it(component: str, everything: Release) -> None:
+    arguments = container_of(everything.pods[component])["args"]
+    if component in SERVICES:
+        assert arguments == [component]
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.image", *arguments, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("values", ["everything", "external"])
+def test_jobs_find_what_they_work_on(values: str, helm: Helm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = helm.release(values).pods
+    stateful = set(SERVICES) - {"console"}
+
+    def found(job: str) -> Installation:
+        with monkeypatch.context() as patch:
+            folder = tmp_path / job
+            folder.mkdir()
+            for name, value in environment(pods[job]).items():
+                patch.setenv(
+                    name, str(folder) if name == "CDDS_SECRETS" else "behind a reference" if value is None else value
+                )
+            if "CDDS_SECRETS" in environment(pods[job]):
+                for file in files(pods[job], "/etc/cdds/secrets"):
+                    (folder / file).write_text("behind a reference")
+            return Installation.find()
+
+    migrations = found("migrations")
+    assert {service for service in SERVICES if migrations.dsn(service) == "behind a reference"} == stateful
+    topics = found("topics")
+    assert topics.bootstrap == "kafka:9093"
+    assert (topics.setting("job_api", "kafka_partitions"), topics.setting("job_api", "kafka_replication")) == ("6", "3")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_commands_in_a_pod_see_its_service_and_no_other(
+    service: str, everything: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image sets the ports of all services, for whichever it becomes."""
+    of_the_image = re.findall(r"\b(CDDS_\w+_HTTP_\w+)=(\S+)", (ROOT / "Dockerfile").read_text())
+    for name, value in (*of_the_image, *environment(everything.pods[service]).items()):
+        monkeypatch.setenv(name, "x" if value is None else value)
+    installation = Installation.find()
+    assert installation.configured == [service]
+    forwarded = {"job_api", "exporter", "history"} if service == "console" else set()
+    assert {name for name in SERVICES if installation.url(name)} == {service} | forwarded
 
 
 def test_settings_are_told_as_variables_have_them(everything: Release) -> None:

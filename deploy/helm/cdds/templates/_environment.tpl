@@ -23,6 +23,19 @@
 {{- toYaml $references -}}
 {{- end -}}
 
+{{/* The same for a job, in the names of the settings of services that its command reads. */}}
+{{- define "cdds.jobReferences" -}}
+{{- $job := index .root.Values .component -}}
+{{- $references := list -}}
+{{- range $service, $reference := $job.postgres -}}
+{{- $references = append $references (merge (dict "name" (printf "CDDS_%s_POSTGRES" (upper $service))) $reference) -}}
+{{- end -}}
+{{- if and $job.kafka (eq .root.Values.kafka.security "sasl_ssl") -}}
+{{- $references = append $references (merge (dict "name" "CDDS_JOB_API_KAFKA_PASSWORD") $job.kafka.password) -}}
+{{- end -}}
+{{- toYaml $references -}}
+{{- end -}}
+
 {{/* DSNs of sources, in the same form. */}}
 {{- define "cdds.dsns" -}}
 {{- $references := list -}}
@@ -40,12 +53,18 @@
 {{- end }}
 {{- end -}}
 
-{{/* References as files named like the variables, for a projected volume. */}}
-{{- define "cdds.projected" -}}
-{{- range . }}
-- secret:
-    name: {{ .secret | quote }}
-    items: [{key: {{ .key | quote }}, path: {{ .name }}}]
+{{/* References as files named like the variables: the volume `name`, mounted at /etc/cdds/<name>. */}}
+{{- define "cdds.secretFiles" -}}
+{{- if .references }}
+- name: {{ .name }}
+  projected:
+    defaultMode: 0400
+    sources:
+      {{- range .references }}
+      - secret:
+          name: {{ .secret | quote }}
+          items: [{key: {{ .key | quote }}, path: {{ .name }}}]
+      {{- end }}
 {{- end }}
 {{- end -}}
 
@@ -211,17 +230,9 @@
     defaultMode: 0400
 {{- end }}
 {{- if $values.secretsAsFiles }}
-- name: secrets
-  projected:
-    defaultMode: 0400
-    sources:
-      {{- include "cdds.projected" (include "cdds.references" . | fromYamlArray) | indent 6 }}
-{{- if and (eq .component "exporter") $values.sources.dsns }}
-- name: dsns
-  projected:
-    defaultMode: 0400
-    sources:
-      {{- include "cdds.projected" (include "cdds.dsns" .root | fromYamlArray) | indent 6 }}
+{{- include "cdds.secretFiles" (dict "name" "secrets" "references" (include "cdds.references" . | fromYamlArray)) }}
+{{- if eq .component "exporter" }}
+{{- include "cdds.secretFiles" (dict "name" "dsns" "references" (include "cdds.dsns" .root | fromYamlArray)) }}
 {{- end }}
 {{- end }}
 {{- end -}}
