@@ -9,19 +9,22 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from cli import history
 from cli.console import Exit, Failure
 from deploy.local.postgres import EmbeddedPostgres
+from services.history.config import Settings
 from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
 from shared.database import Database, connect
 from shared.events import EVENT_TYPES, Event, JobDeleted, JobState
+from shared.messaging import ensure_topics
 from shared.migration import migrate
 from tests.conftest import fresh_database
 from tests.history.events import Run, batch, everything, finished_run, job_event, project, streams
@@ -149,6 +152,16 @@ async def test_a_purge_of_the_outboxes_takes_nothing_from_a_rebuild(lived: World
     assert await rows(lived) == before
     assert [(row["job_id"], row["version"]) for row in before["job_versions"]] == [(idle, 2)]
     assert [row["run_id"] for row in before["executions"]] == [new_run.run_id]
+
+
+async def test_that_live_has_caught_up_is_seen_at_once(bootstrap: str) -> None:
+    await ensure_topics(bootstrap, 2, 1)
+    settings = Settings(
+        http_port=1, postgres=SecretStr("postgresql://127.0.0.1:1/none"), kafka=bootstrap, auth_issuer="test",
+        auth_public_key=Path("unused"),
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        await loop.Rebuilder(uuid4().hex, settings, cast(Store, None))._until_live_has_caught_up()
 
 
 async def damage(world: World) -> None:

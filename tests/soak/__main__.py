@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
+
 from bench.harness import out
 from tests.soak import archive, check, report
 from tests.soak.faults import Faults
@@ -38,9 +40,12 @@ async def soak(lasting: timedelta, seed: int, folder: Path, to: Path) -> bool:
         measuring.cancel()
         await asyncio.gather(measuring, return_exceptions=True)
         lasted = timedelta(seconds=time.monotonic() - began)
-        await check.settle(made, seed)
-        out.print("at rest")
-        await check.check(made)
+        try:
+            await check.settle(made, seed)
+            out.print("at rest")
+            await check.check(made)
+        except (AssertionError, httpx.TransportError) as error:
+            made.wrong.append(f"the check broke off: {error!r}")
         verdicts = [judge(name, points, tolerance_of(name)) for name, points in sorted(samples.series.items())]
         return report.tell(made, samples, verdicts, seed=seed, lasted=lasted, to=to)
 

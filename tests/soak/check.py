@@ -6,8 +6,10 @@ from datetime import timedelta
 from random import Random
 from typing import Final
 
+import httpx
+
 from cli import history
-from deploy.local.stack import PUBLISHERS
+from deploy.local.stack import PUBLISHERS, SERVICES
 from tests.soak import archive
 from tests.soak.faults import POISON
 from tests.soak.world import LEASE, World, kept
@@ -32,6 +34,7 @@ HAVING bool_and(state = 'available' AND expires_at > now() + interval '30 s')"""
 
 async def settle(world: World, seed: int) -> None:
     """Look at some results, suspend every job, and wait until what was asked for has ended."""
+    await _within(world, "not every service has come back", lambda: _all_ready(world), SETTLED_WITHIN)
     for who in world.tenants:
         await _sample(world, who, Random(seed))
     for who in (*world.tenants, world.lapsed):
@@ -111,6 +114,15 @@ async def _dead(world: World) -> None:
         if record.value != POISON:
             reason = dict(record.headers).get("dead_reason", b"").decode()
             world.wrong.append(f"a record was put aside on {record.topic}: {reason}")
+
+
+async def _all_ready(world: World) -> bool:
+    async with httpx.AsyncClient(timeout=10) as client:
+        try:
+            answers = [await client.get(f"{world.stack.url_of(name)}/health/ready") for name in SERVICES]
+        except httpx.TransportError:
+            return False
+    return all(answer.status_code == 200 for answer in answers)
 
 
 async def _suspended(who: Tenant, job_id: str) -> bool:

@@ -16,7 +16,7 @@ from shared.observability import log
 from tests.soak.world import LEASE, World, away_is_fine
 from tests.system.driver import execute
 
-PAUSE_SECONDS: Final = (4.0, 12.0)
+PAUSE_SECONDS: Final = (6.0, 20.0)
 """Between two faults; most of them are over by then."""
 POISON: Final = b"poison of the soak"
 

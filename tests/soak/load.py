@@ -18,9 +18,9 @@ from tests.system.driver import JOB, Row, Tenant
 
 PAUSE_SECONDS: Final = 0.4
 """Between two things that one tenant does."""
-PAGES: Final = 10
+PAGES: Final = 4
 """Open pages of each tenant."""
-PAGE_SECONDS: Final = 20
+PAGE_SECONDS: Final = 60
 """After which a page is closed and another one opened, at most."""
 COMMAND_LINE_SECONDS: Final = 15
 MOST_JOBS: Final = 12

@@ -4,14 +4,14 @@ import asyncio
 import os
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 
-from shared.database import is_outage
 from tests.soak.growth import Point, Tolerance
-from tests.soak.world import World
+from tests.soak.world import World, away_is_fine
 
 EVERY_SECONDS: Final = 5.0
 
@@ -64,24 +64,21 @@ class Samples:
 
     async def run(self) -> None:
         """Measure until cancelled."""
-        while True:
-            try:
-                await self.measure()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if not is_outage(error):
-                    raise
-            await asyncio.sleep(EVERY_SECONDS)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._again(self._processes))
+            tasks.create_task(self._again(self._folders))
+            tasks.create_task(self._again(self._database))
 
-    async def measure(self) -> None:
-        """One look at everything."""
-        self._processes()
-        await asyncio.to_thread(self._folders)
-        await self._database()
+    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            with away_is_fine():
+                await look()
+            await asyncio.sleep(EVERY_SECONDS)
 
     def _note(self, name: str, value: float) -> None:
         self.series[name].append((time.monotonic() - self._began, value))
 
-    def _processes(self) -> None:
+    async def _processes(self) -> None:
         stack = self._world.stack
         pids = {name: child.pid for name, child in stack.services.items()}
         pids |= {f"{name}-2": child.pid for name, child in self._world.replicas.items()}
@@ -92,13 +89,13 @@ class Samples:
                 for kind, value in zip(("memory", "files", "threads"), found, strict=True):
                     self._note(f"{kind} of {name}", value)
 
-    def _folders(self) -> None:
+    async def _folders(self) -> None:
         stack = self._world.stack
-        sizes = _sizes(stack.data / "objects")
+        sizes = await asyncio.to_thread(_sizes, stack.data / "objects")
         self._note("objects", len(sizes))
         self._note("bytes of objects", sum(sizes) / 2**20)
         if stack.broker is not None:
-            self._note("kept log of kafka", sum(_sizes(stack.broker.data)) / 2**20)
+            self._note("kept log of kafka", sum(await asyncio.to_thread(_sizes, stack.broker.data)) / 2**20)
 
     async def _database(self) -> None:
         connection = await asyncpg.connect(self._world.stack.dsn(), timeout=5)
@@ -106,8 +103,11 @@ class Samples:
             for row in await connection.fetch(_CONNECTIONS):
                 self._note(f"connections of {row['name'].removeprefix('cdds-')}", row["count"])
             total = 0.0
-            for row in await connection.fetch(_TABLES):
-                rows = await connection.fetchval(f"SELECT count(*) FROM {row['name']}")
+            tables = await connection.fetch(_TABLES)
+            counting = " UNION ALL ".join(f"SELECT '{t['name']}', count(*) FROM {t['name']}" for t in tables)
+            counts: dict[str, int] = dict(await connection.fetch(counting))
+            for row in tables:
+                rows = counts[row["name"]]
                 kind = ("rows of", "table") if row["name"] in PURGED else ("kept rows of", "kept")
                 self._note(f"{kind[0]} {row['name']}", rows)
                 self._note(f"{kind[1]} {row['name']}", row["bytes"] / 2**20)

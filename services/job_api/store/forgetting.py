@@ -80,7 +80,7 @@ class ForgettingStore(Part):
         return int(status.rpartition(" ")[2])
 
     async def forget_backfills(self, age: timedelta, most: int) -> int:
-        """Backfills of which no run is left, unless they are in progress."""
+        """Backfills that are over; a late word about a run of theirs counts nowhere."""
         async with self._database.transaction() as connection:
             status = await connection.execute(
                 """DELETE FROM backfills WHERE backfill_id IN (
@@ -88,20 +88,23 @@ class ForgettingStore(Part):
                      WHERE requested_at < now() - $1::interval
                        AND (cancelled_at IS NOT NULL OR succeeded + failed + cancelled >= slots)
                        AND NOT EXISTS (SELECT FROM runs
-                                       WHERE runs.job_id = old.job_id AND runs.backfill_id = old.backfill_id)
+                                       WHERE runs.job_id = old.job_id AND runs.backfill_id = old.backfill_id
+                                         AND state IN ('waiting', 'requested', 'queued', 'running'))
                      LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
                 age, most,
             )  # fmt: skip
         return int(status.rpartition(" ")[2])
 
     async def forget_jobs(self, age: timedelta, most: int) -> int:
-        """Jobs that were deleted `age` ago, and of which nothing is left."""
+        """Jobs that were deleted `age` ago, and of which nothing is in progress."""
         async with self._database.transaction() as connection:
             status = await connection.execute(
                 """DELETE FROM jobs WHERE id IN (
                      SELECT id FROM jobs AS old
                      WHERE state = 'deleted' AND updated_at < now() - $1::interval
-                       AND NOT EXISTS (SELECT FROM runs WHERE runs.job_id = old.id)
+                       AND NOT EXISTS (SELECT FROM runs
+                                       WHERE runs.job_id = old.id
+                                         AND runs.state IN ('waiting', 'requested', 'queued', 'running'))
                        AND NOT EXISTS (SELECT FROM backfills WHERE backfills.job_id = old.id)
                      LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
                 age, most,

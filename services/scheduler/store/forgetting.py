@@ -41,13 +41,15 @@ class ForgettingStore(LedgerStore):
         return int(status.rpartition(" ")[2])
 
     async def forget_backfills(self, age: timedelta, most: int) -> int:
-        """Backfills of which no slot is left."""
+        """Backfills of which nothing waits or runs; their slots are forgotten by their own age."""
         async with self._database.transaction() as connection:
             status = await connection.execute(
                 """DELETE FROM backfills WHERE backfill_id IN (
                      SELECT backfill_id FROM backfills AS old
                      WHERE started_at < now() - $1::interval
-                       AND NOT EXISTS (SELECT FROM slots WHERE slots.backfill_id = old.backfill_id)
+                       AND NOT EXISTS (SELECT FROM slots
+                                       WHERE slots.job_id = old.job_id AND slots.backfill_id = old.backfill_id
+                                         AND (outcome = 'waiting' OR run_state = 'open'))
                      LIMIT $2)""",
                 age, most,
             )  # fmt: skip
