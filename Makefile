@@ -100,6 +100,10 @@ MINUTES ?= 20
 soak: install ## A week of load with faults in MINUTES=20, SEED=7: nothing may be wrong, nothing may grow (soak.json)
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(or $(SEED),7)
 
+.PHONY: rehearse-upgrade
+rehearse-upgrade: install ## From version FROM=26fe8a2 to this one and back, service by service, under load
+	$(BIN)/python -m tests.operate.upgrade $(if $(FROM),--from $(FROM))
+
 .PHONY: screenshots
 screenshots: install ## Every page of the console, light and dark, on a laptop and on a phone; needs Chromium
 	$(BIN)/python -m tests.console.browser.screenshots

@@ -11,7 +11,10 @@ from cli.lazy import MARKUP, Lazy, LazyGroup
 COMMANDS: Final = {
     "up": Lazy("cli.stack:up", "Start PostgreSQL, Kafka and the five services; Ctrl-C stops everything in order."),
     "down": Lazy("cli.stack:down", "Stop the stack that runs in the background."),
-    "token": Lazy("cli.stack:token", "Print an access token for the local stack's HTTP API."),
+    "token": Lazy(
+        "cli.stack:token",
+        "Print an access token for the local stack's HTTP API, or for services that believe the key that is given.",
+    ),
     "migrate": Lazy(
         "cli.databases:migrate",
         "Apply the migrations of every service whose CDDS_…_POSTGRES is set, as its owner; services may be running.",
@@ -50,7 +53,7 @@ COMMANDS: Final = {
     "dead-letters": Lazy(
         "cli.dead_letters.commands:app", "Records that a service could not apply: why, and once more."
     ),
-    "topics": Lazy("cli.topics:app", "The topics that events travel on."),
+    "topics": Lazy("cli.topics:app", "The topics that events travel on, and who may do what with them."),
 }  # fmt: skip
 
 

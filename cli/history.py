@@ -7,14 +7,13 @@ from contextlib import AsyncExitStack
 from typing import Annotated, Any, Final
 
 import typer
-from pydantic import ValidationError
 
 from cli.console import Exit, Failure, Output, OutputOption, err, out, print_json, print_table
 from cli.databases import PostgresOption, acting_as_worker, dsns_of, log_to_standard_error, run_in
 from cli.installation import DataOption, Installation
 from deploy.local.stack import PUBLISHERS
 from services.history.domain.rebuilds import Rebuild, RebuildState
-from shared import database, replay
+from shared import database, replay, starting
 from shared.database import DirectConnection
 
 LOOK_SECONDS: Final = 0.3
@@ -67,10 +66,9 @@ async def _here(dsns: Mapping[str, str], *, checking: bool) -> Rebuild:
     from services.history.store import Store
 
     try:
-        settings = Settings()  # pyright: ignore[reportCallIssue] - the values come from the environment
-    except ValidationError as error:
-        names = ", ".join(f"CDDS_HISTORY_{str(fault['loc'][0]).upper()}" for fault in error.errors())
-        raise Failure(f"--here needs the settings of history; look at {names}") from error
+        settings = starting.read(Settings).settings
+    except starting.Unusable as error:
+        raise Failure(f"--here needs the settings of history: {error}") from error
     async with database.connect(dsns["history"], "history", migrate=False) as pool:
         store = Store(pool, settings.retention)
         async with store.rebuilding() as may:

@@ -1,48 +1,45 @@
 #!/bin/sh
-# Databases, and a login for each service and for nobody else. Repeating it changes nothing but what was changed by hand.
+# Databases, roles with as little as each needs (deploy/postgres/roles.sql), and their passwords. Repeating it changes
+# nothing but what was changed by hand.
 set -eu
 
 password() { cat "/run/secrets/$1"; }
 
-PGPASSWORD=$(password superuser) psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 \
-  --host postgres --username postgres --dbname postgres \
-  --set job_api="$(password job_api)" --set scheduler="$(password scheduler)" --set exporter="$(password exporter)" \
-  --set history="$(password history)" --set sources="$(password sources)" --set reader="$(password reader)" \
-  --set grafana="$(password grafana)" <<'SQL'
-SELECT format('CREATE ROLE %I', name)
-  FROM unnest(ARRAY['job_api', 'scheduler', 'exporter', 'history', 'history_dashboards', 'grafana', 'sources',
-                    'exporter_source']) AS name
- WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
-\gexec
+export PGHOST=postgres PGUSER=postgres PGPASSWORD="$(password superuser)"
+run() { psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 "$@"; }
+
+run --dbname postgres <<'SQL'
 SELECT format('CREATE DATABASE %I', name)
   FROM unnest(ARRAY['cdds', 'cdds_sources']) AS name
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name)
 \gexec
+SQL
 
--- CREATEROLE, because a service makes the roles that it works in; it can manage no others.
-ALTER ROLE job_api LOGIN CREATEROLE PASSWORD :'job_api';
-ALTER ROLE scheduler LOGIN CREATEROLE PASSWORD :'scheduler';
-ALTER ROLE exporter LOGIN CREATEROLE PASSWORD :'exporter';
-ALTER ROLE history LOGIN CREATEROLE PASSWORD :'history';
-REVOKE ALL ON DATABASE cdds FROM PUBLIC;
-GRANT CONNECT, CREATE ON DATABASE cdds TO job_api, scheduler, exporter, history;
+run --dbname cdds --file /etc/cdds/roles.sql
 
--- Grafana sees the views of history, whose migration knows the role.
-ALTER ROLE grafana LOGIN PASSWORD :'grafana';
-GRANT history_dashboards TO grafana;
-ALTER ROLE grafana SET search_path = history;
-ALTER ROLE grafana SET default_transaction_read_only = on;
-ALTER ROLE grafana SET statement_timeout = '30s';
-GRANT CONNECT ON DATABASE cdds TO history_dashboards;
+for role in job_api_owner job_api_login scheduler_owner scheduler_login exporter_owner exporter_login \
+  history_owner history_login dashboards_login; do
+  run --dbname cdds --set role="$role" --set password="$(password "$role")" <<'SQL'
+ALTER ROLE :"role" PASSWORD :'password';
+SQL
+done
+
+run --dbname cdds_sources --set sources="$(password sources)" --set reader="$(password reader)" <<'SQL'
+-- Grafana's login to history, as docs/operate/metrics.md wants it.
+ALTER ROLE dashboards_login SET search_path = history;
+ALTER ROLE dashboards_login SET default_transaction_read_only = on;
+ALTER ROLE dashboards_login SET statement_timeout = '30s';
 
 -- The sample source: who owns it fills it, exporter reads it.
-ALTER ROLE sources LOGIN PASSWORD :'sources';
-ALTER ROLE exporter_source LOGIN PASSWORD :'reader';
-ALTER ROLE exporter_source SET default_transaction_read_only = on;
+SELECT format('CREATE ROLE %I LOGIN', name) FROM unnest(ARRAY['sources', 'cdds_reader']) AS name
+ WHERE to_regrole(name) IS NULL
+\gexec
+ALTER ROLE sources PASSWORD :'sources';
+ALTER ROLE cdds_reader PASSWORD :'reader';
+ALTER ROLE cdds_reader SET default_transaction_read_only = on;
 ALTER DATABASE cdds_sources OWNER TO sources;
 REVOKE ALL ON DATABASE cdds_sources FROM PUBLIC;
-GRANT CONNECT ON DATABASE cdds_sources TO exporter_source;
-\connect cdds_sources
-ALTER DEFAULT PRIVILEGES FOR ROLE sources GRANT USAGE ON SCHEMAS TO exporter_source;
-ALTER DEFAULT PRIVILEGES FOR ROLE sources GRANT SELECT ON TABLES TO exporter_source;
+GRANT CONNECT ON DATABASE cdds_sources TO cdds_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE sources GRANT USAGE ON SCHEMAS TO cdds_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE sources GRANT SELECT ON TABLES TO cdds_reader;
 SQL

@@ -2,6 +2,7 @@
 
 <folder>/masters          every value, once; whoever is told it gets a copy
 <folder>/<service>        what `CDDS_SECRETS` names in the service's container
+<folder>/migrations       the owners of the schemas, which no service logs in as
 <folder>/operator         what commands need, and the key that signs tokens
 <folder>/postgres …       what PostgreSQL, the object store and Grafana read
 
@@ -55,14 +56,15 @@ class _Masters:
 
 
 def _dealt(masters: _Masters) -> dict[str, Mapping[str, str]]:
-    passwords = {name: masters.value(f"postgres-{name}") for name in (*STATEFUL, "superuser", "sources", "reader")}
+    logins = [f"{name}_{kind}" for name in STATEFUL for kind in ("owner", "login")]
+    others = ("superuser", "sources", "reader", "dashboards_login")
+    passwords = {name: masters.value(f"postgres-{name}") for name in (*logins, *others)}
     token_key = masters.value("token-key.pem", _signing_key)
     believed = {"token-key.pub.pem": masters.public("token-key.pem")}
     access = {"access-key": masters.value("objects-access-key", _access_key), "secret-key": masters.value("objects")}
-    readers = {
-        f"CDDS_SOURCE_{name}": _dsn("exporter_source", passwords["reader"], SOURCES_DATABASE) for name in SOURCES
-    }
-    own = {name: {f"CDDS_{name.upper()}_POSTGRES": _dsn(name, passwords[name], DATABASE)} for name in STATEFUL}
+    readers = {f"CDDS_SOURCE_{name}": _dsn("cdds_reader", passwords["reader"], SOURCES_DATABASE) for name in SOURCES}
+    own = {name: {_setting(name): _dsn(f"{name}_login", passwords[f"{name}_login"], DATABASE)} for name in STATEFUL}
+    owners = {_setting(name): _dsn(f"{name}_owner", passwords[f"{name}_owner"], DATABASE) for name in STATEFUL}
     own["exporter"] |= readers | {
         "CDDS_EXPORTER_MASKING_KEY": masters.value("masking-key"),
         "CDDS_EXPORTER_OBJECT_OPTIONS": orjson.dumps(
@@ -74,13 +76,14 @@ def _dealt(masters: _Masters) -> dict[str, Mapping[str, str]]:
         "manifest-key.pem": masters.value("manifest-key.pem", _signing_key),
     }  # fmt: skip
     own["console"] = {"CDDS_CONSOLE_SESSION_KEYS": masters.value("session-key", Fernet.generate_key)}
-    grafana = {"database-password": masters.value("postgres-grafana"), "admin-password": masters.value("grafana-admin")}
+    grafana = {"database-password": passwords["dashboards_login"], "admin-password": masters.value("grafana-admin")}
     return {
         **{name: {**files, **believed} for name, files in own.items()},
         "operator": {name: content for files in own.values() for name, content in files.items()}
-        | believed | {"token-key.pem": token_key},
+        | owners | believed | {"token-key.pem": token_key},
+        "migrations": owners,
         "demo": {"token-key.pem": token_key, "source": _dsn("sources", passwords["sources"], SOURCES_DATABASE)},
-        "postgres": {**passwords, "grafana": grafana["database-password"]},
+        "postgres": passwords,
         "objects": access,
         "grafana": grafana,
     }  # fmt: skip
@@ -92,6 +95,10 @@ def _signing_key() -> bytes:
 
 def _access_key() -> bytes:
     return f"cdds{token_hex(8)}".encode()
+
+
+def _setting(service: str) -> str:
+    return f"CDDS_{service.upper()}_POSTGRES"
 
 
 def _dsn(user: str, password: str, database: str) -> str:

@@ -104,7 +104,7 @@ def test_a_service_refuses_to_start_when_nobody_takes_its_risks(
 def test_sources_are_found_by_their_references(dealt: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("CDDS_SECRETS", str(dealt / "exporter"))
     for source in Sources.load(ROOT / "deploy/local/sources.toml").sources.values():
-        assert source.resolve_dsn().startswith("postgresql://exporter_source:")
+        assert source.resolve_dsn().startswith("postgresql://cdds_reader:")
 
 
 def test_secrets_are_made_once_and_mended(dealt: Path) -> None:
@@ -128,6 +128,7 @@ def test_everybody_sees_their_own_secrets_only(dealt: Path) -> None:
         others = {f"CDDS_{name.upper()}_" for name in SERVICES if name != service}
         assert not [name for name in names if name.startswith(tuple(others))]
         assert "token-key.pem" not in names
+        assert not [path for path in (dealt / service).iterdir() if "_owner:" in path.read_text()]
         assert all(path.stat().st_mode & 0o077 == 0 for path in (dealt / service).iterdir())
     assert "manifest-key.pem" in {path.name for path in (dealt / "exporter").iterdir()}
     private_key(dealt / "operator" / "token-key.pem")

@@ -20,6 +20,7 @@ from services.exporter.loops import measure_files, measure_runs
 from services.exporter.store import Store as ExporterStore
 from services.job_api.loops import measure_certificates
 from services.job_api.store import Store as JobApiStore
+from shared.cluster import Cluster
 from shared.events import JobCreated
 from shared.inbox import Inbox
 from shared.messaging import Producer
@@ -165,7 +166,7 @@ async def test_the_values_of_labels_that_are_asked_for_exist(database_of: Databa
     async def ignore(event: JobCreated) -> None: ...
 
     with suppress(KafkaError):  # there is no broker, but it counts dead letters from before it connects
-        await inbox.run("127.0.0.1:1")
+        await inbox.run(Cluster("127.0.0.1:1"))
     samples = [sample for family in REGISTRY.collect() for sample in family.samples]
     for expression in EXPRESSIONS.values():
         for selector in selectors(promql.parse(expression)):

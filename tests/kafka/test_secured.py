@@ -17,7 +17,7 @@ from shared.rights import CONSUMES
 from tests.cli.operate.commands import Ended, cdds
 from tests.kafka.conftest import PASSWORDS, Secured
 from tests.system.driver import Tenant, eventually, tenant
-from tests.system.stacks import QUICK, show
+from tests.system.stacks import QUICK
 
 pytestmark = pytest.mark.apache
 
@@ -40,12 +40,13 @@ async def stack(secured: Secured) -> AsyncIterator[Stack]:
         assert "topics were as they shall be" in made.output
     environment = dict(QUICK)
     for name in CONSUMES:
-        settings = secured.as_user(name, kafka_topics="expect")
+        settings = secured.as_user(name, kafka_topics="expect", kafka_partitions=2)
         environment |= named(f"{name.upper()}_", {one: settings[one] for one in settings if one != "kafka"})
     with TemporaryDirectory(prefix="cdds-test-", ignore_cleanup_errors=True) as folder:
         address = secured.settings("SASL_SSL")["kafka"]
         options = Options(data=Path(folder) / "data", kafka=address, environment=environment)
-        async with Stack(options, output=show) as stack:
+        # Not to standard output, which a command's own is taken from meanwhile.
+        async with Stack(options, output=Path(folder) / "services.log") as stack:
             await data.create_schema(stack.dsn(SOURCES_DATABASE))
             await data.load_interactions(stack.dsn(SOURCES_DATABASE), "ucs", rows=ROWS)
             yield stack
@@ -109,6 +110,7 @@ async def test_history_is_rebuilt(stack: Stack) -> None:
     assert ended.code == 0, ended.output + ended.error
 
 
+@pytest.mark.slow
 async def test_a_user_is_replaced_while_the_old_one_works(secured: Secured, stack: Stack, acme: Tenant) -> None:
     """The rotation of docs/operate/kafka.md: permit the new user, restart one replica after the other."""
     await permit(

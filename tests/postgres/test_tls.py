@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from deploy.local.postgres import EmbeddedPostgres
 from services.exporter.pipeline import source
@@ -102,10 +104,14 @@ async def test_a_service_ends_and_says_why(
     dsns: dict[str, tuple[str, str, str]], secure: SecureServer, embedded: str, tmp_path: Path
 ) -> None:
     dsn, sentence, _ = dsns["another host"]
-    key = secure.authority.issue("token").certificate
+    key = tmp_path / "token.pem"
+    key.write_bytes(
+        Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     environment = {
         "CDDS_SCHEDULER_POSTGRES": dsn, "CDDS_SCHEDULER_KAFKA": embedded, "CDDS_SCHEDULER_HTTP_PORT": "1",
-        "CDDS_SCHEDULER_AUTH_ISSUER": "tests", "CDDS_SCHEDULER_AUTH_PUBLIC_KEY": str(key),
+        "CDDS_SCHEDULER_LOCAL": "true", "CDDS_SCHEDULER_AUTH_ISSUER": "tests",
+        "CDDS_SCHEDULER_AUTH_PUBLIC_KEY": str(key),
         "CDDS_SCHEDULER_SOURCES": str(Path("deploy/local/sources.toml").absolute()),
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(

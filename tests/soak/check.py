@@ -71,7 +71,8 @@ async def check(world: World) -> None:
 
     await _within(world, "an invariant", holds, timedelta(seconds=90), seen)
     await _dead(world)
-    ended = await history._rebuild(world.stack.dsn(), checking=True)
+    dsns = dict.fromkeys(("history", *PUBLISHERS), world.stack.dsn())
+    ended = await history._rebuild(dsns, checking=True)
     if ended.state != "finished" or ended.report is None:
         world.wrong.append(f"history can't be rebuilt: {ended.reason}")
     else:

@@ -6,12 +6,13 @@ beginning of the topics: events that were read already change nothing.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from services.history.config import Settings
 from services.history.domain.batch import Batch
@@ -96,14 +97,9 @@ class Rebuilder:
 
     async def _until_live_has_caught_up(self) -> None:
         """Wait until live has projected all that the outboxes had when they were copied."""
-        names = [topic.name for topic in TOPICS]
-        async with AIOKafkaConsumer(
-            **self._settings.cluster.client(), group_id=self._service, enable_auto_commit=False
-        ) as group:
-            # Apache Kafka tells a consumer of no topics of none: it would hear of their partitions after five minutes.
-            group.assign([TopicPartition(name, 0) for name in names])
-            group.pause(*group.assignment())
-            partitions = [TopicPartition(name, number) for name in names for number in await _partitions(group, name)]
+        client = self._settings.cluster.client()
+        partitions = await _partitions_of(client, [topic.name for topic in TOPICS])
+        async with AIOKafkaConsumer(**client, group_id=self._service, enable_auto_commit=False) as group:
             targets = await group.end_offsets(partitions)
             while True:
                 # A broker that lost its records counts from the beginning again.
@@ -191,6 +187,19 @@ class _Copies:
     def _skip(self, reason: str) -> None:
         self.unreadable += 1
         log.warning("copied event skipped", rebuild=str(self._rebuild.rebuild_id), reason=reason)
+
+
+async def _partitions_of(client: Mapping[str, Any], topics: Sequence[str]) -> list[TopicPartition]:
+    """The partitions of topics; a consumer that has subscribed to none hears of them after minutes only."""
+    admin = AIOKafkaAdminClient(**client)
+    try:
+        await admin.start()
+        described: list[Any] = await admin.describe_topics(list(topics))
+    finally:
+        await admin.close()
+    if missing := [topic["topic"] for topic in described if not topic["partitions"]]:
+        raise UnknownTopicOrPartitionError(", ".join(missing))
+    return [TopicPartition(topic["topic"], part["partition"]) for topic in described for part in topic["partitions"]]
 
 
 async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 ROWS = 200_000
 """Enough to be in the middle of for some seconds, at half a processor."""
 PATIENT = {"retry": {"attempts": 10, "backoff": "PT1S"}, "split_bytes": 16 * 1024 * 1024}
-ONCE = {"secrets", "bucket", "roles", "topics"}
+ONCE = {"secrets", "bucket", "roles", "topics", "migrations"}
 
 
 def test_it_comes_up_healthy(installation: Composed) -> None:

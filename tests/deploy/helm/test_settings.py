@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cli.installation import Installation
 from shared import starting
 from shared.config import ProcessSettings
-from tests.authorities import Authority
 from tests.deploy.helm.chart import JOBS, SERVICES, Helm, Manifest, Release, container_of
 from tests.deploy.panels import ROOT
+from tests.job_api.certificates import pem, rsa_key
 from tests.shared.settings import SOURCES
 
 # What stands behind the references.
@@ -48,20 +48,15 @@ def test_services_start_on_what_their_pods_tell_them(
     assert {name.removeprefix(prefix).lower() for name in own} <= set(model.model_fields)
     inside = "/etc/cdds"
     for name, value in told.items():
-        moved = (
-            behind(name)
-            if value is None
-            else value.replace(inside, str(tmp_path))
-            if value.startswith(inside)
-            else value
-        )
-        monkeypatch.setenv(name, moved)
+        monkeypatch.setenv(name, behind(name) if value is None else value.replace(inside, str(tmp_path)))
     for mount in container_of(pod)["volumeMounts"]:
         if mount["mountPath"].startswith(inside):
             fill(tmp_path / mount["name"], files(pod, mount["mountPath"]))
     read = starting.read(model)
     assert read.unknown == ()
-    assert {danger.risk for danger in read.taken} == set(read.settings.insecure) - {"postgres"}
+    assert [danger.risk for danger in read.taken] == (
+        ["kafka"] if told.get(f"{prefix}KAFKA_SECURITY") == "plaintext" else []
+    )
     if service != "console":
         assert read.settings.postgres.get_secret_value() == behind("POSTGRES")
 
@@ -73,12 +68,11 @@ def behind(name: str) -> str:
 
 def fill(folder: Path, names: set[str]) -> None:
     """Make the files of a volume as they would be in a cluster."""
-    client = Authority(folder.parent / "authority").issue("client")
     signing = Ed25519PrivateKey.generate()
     contents = {
-        "ca.crt": (folder.parent / "authority" / "ca.pem").read_bytes(),
-        "tls.crt": client.certificate.read_bytes(),
-        "tls.key": client.key.read_bytes(),
+        "ca.crt": pem(),
+        "tls.crt": pem(),
+        "tls.key": rsa_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         "key.pem": signing.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         "token.pem": signing.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
         "sources.toml": SOURCES.encode(),

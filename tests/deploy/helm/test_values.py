@@ -32,7 +32,8 @@ NOT_SETTINGS = {
     "postgres", "migrate", "sources", "objects", "object_options", "signing_key", "masking_key",
     "concurrent_runs", "grace", "worker", "kafka", "kafka_security", "kafka_ca", "kafka_certificate", "kafka_key",
     "kafka_mechanism", "kafka_username", "kafka_password", "kafka_topics", "kafka_partitions", "kafka_replication",
-    "kafka_member", "job_api", "exporter", "history", "public_url", "client_id", "client_secret", "session_keys",
+    "kafka_member", "short_retentions",
+    "job_api", "exporter", "history", "public_url", "client_id", "client_secret", "session_keys",
 }  # fmt: skip
 
 
