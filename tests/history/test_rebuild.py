@@ -22,6 +22,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.history.config import Settings
 from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
+from shared.cluster import Cluster
 from shared.database import Database, connect
 from shared.events import EVENT_TYPES, Event, JobDeleted, JobState
 from shared.messaging import ensure_topics
@@ -160,7 +161,7 @@ async def test_a_purge_of_the_outboxes_takes_nothing_from_a_rebuild(lived: World
 
 
 async def test_that_live_has_caught_up_is_seen_at_once(bootstrap: str) -> None:
-    await ensure_topics(bootstrap, 2, 1)
+    await ensure_topics(Cluster(bootstrap), 2, 1)
     settings = Settings(
         http_port=1, postgres=SecretStr("postgresql://127.0.0.1:1/none"), kafka=bootstrap, auth_issuer="test",
         auth_public_key=Path("unused"),
