@@ -296,7 +296,8 @@ class Load:
                      THEN 'unknown to the scheduler'
                    WHEN NOT EXISTS (SELECT FROM scheduler.slots s WHERE s.job_id = accepted.id) THEN 'without slot'
                    ELSE coalesce(
-                     (SELECT string_agg(r.state, ' and ') FROM exporter.runs r WHERE r.job_id = accepted.id), 'without run'
+                     (SELECT string_agg(r.state, ' and ') FROM exporter.runs r WHERE r.job_id = accepted.id),
+                     'without run'
                    ) END AS stage
                  FROM unnest($1::uuid[]) accepted (id)) told GROUP BY stage ORDER BY stage""",
             self.accepted,
