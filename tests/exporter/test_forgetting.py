@@ -13,6 +13,7 @@ from deploy.local.kafka import EmbeddedKafka
 from services.exporter import consumers
 from services.exporter.domain import Failure
 from services.exporter.store import Store
+from shared.cluster import Cluster
 from shared.database import Database
 from shared.events import Event, RunRequested
 from shared.inbox import Inbox
@@ -91,7 +92,7 @@ async def test_a_run_that_is_open_or_was_asked_for_lately_stays(database: Databa
 @pytest.fixture
 async def broker(tmp_path: Path) -> AsyncIterator[str]:
     async with EmbeddedKafka(tmp_path / "broker") as started:
-        await ensure_topics(started.bootstrap, 1, 1)
+        await ensure_topics(Cluster(started.bootstrap), 1, 1)
         yield started.bootstrap
 
 
@@ -106,11 +107,11 @@ async def test_a_forgotten_run_that_is_asked_for_again_does_not_run_again(
     new = requested().model_copy(update={"occurred_at": datetime.now(UTC)})
     replay: list[Event] = [forgotten, long_ago(cancel_order(forgotten)), known, new]
 
-    async with producer(broker, "test", PATIENCE) as kafka:
+    async with producer(Cluster(broker), "test", PATIENCE) as kafka:
         await kafka.publish([Record.of(event) for event in replay])
         inbox = Inbox("exporter", kafka, PATIENCE, follows_for=AGE)
         consumers.register(inbox, store)
-        running = asyncio.create_task(inbox.run(broker))
+        running = asyncio.create_task(inbox.run(Cluster(broker)))
         try:
             async with asyncio.timeout(30):
                 while not await published(database, new.run_id):

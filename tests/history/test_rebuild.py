@@ -22,6 +22,7 @@ from deploy.local.postgres import EmbeddedPostgres
 from services.history.config import Settings
 from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
+from shared.cluster import Cluster
 from shared.database import Database, connect
 from shared.events import EVENT_TYPES, Event, JobDeleted, JobState
 from shared.messaging import ensure_topics
@@ -72,9 +73,14 @@ async def positions(world: World) -> dict[Any, int]:
         return {row["event_id"]: row["position"] for row in await connection.fetch("TABLE history.events")}
 
 
+def everyone(dsn: str) -> dict[str, str]:
+    """Whose DSN is what, with one login for all."""
+    return dict.fromkeys(("history", *OWNERS), dsn)
+
+
 async def rebuilt(world: World, *, checking: bool = False) -> dict[str, Any]:
     """The report of a rebuild, which leaves nothing else behind."""
-    ended = await history._rebuild(world.dsn, checking=checking)
+    ended = await history._rebuild(everyone(world.dsn), checking=checking)
     assert ended.state == "finished", ended.reason
     assert ended.report is not None
     await cleared(world)
@@ -155,7 +161,7 @@ async def test_a_purge_of_the_outboxes_takes_nothing_from_a_rebuild(lived: World
 
 
 async def test_that_live_has_caught_up_is_seen_at_once(bootstrap: str) -> None:
-    await ensure_topics(bootstrap, 2, 1)
+    await ensure_topics(Cluster(bootstrap), 2, 1)
     settings = Settings(
         http_port=1, postgres=SecretStr("postgresql://127.0.0.1:1/none"), kafka=bootstrap, auth_issuer="test",
         auth_public_key=Path("unused"),
@@ -336,7 +342,7 @@ async def test_a_reader_in_the_middle_of_its_transaction_is_not_disturbed_either
         await lived.until_projected()
         async with store._database.transaction() as connection:
             await connection.execute("TABLE slots_waiting")
-            await history._rebuild(lived.dsn, checking=False)
+            await history._rebuild(everyone(lived.dsn), checking=False)
             async with asyncio.timeout(30):
                 while not await lived.ask(
                     "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation')"
@@ -432,6 +438,6 @@ async def test_nobody_answers_is_told_by_the_exit_code(tmp_path: Path) -> None:
 async def test_a_rebuild_that_nobody_takes_up_is_withdrawn(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "TAKEN_UP_WITHIN_SECONDS", 0)
     with pytest.raises(Failure, match="is it running") as failure:
-        await history._rebuild(lived.dsn, checking=True)
+        await history._rebuild(everyone(lived.dsn), checking=True)
     assert failure.value.code == Exit.UNREACHABLE
     assert await lived.ask("SELECT count(*) FROM history.rebuilds") == 0

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -44,8 +45,8 @@ async def soak(lasting: timedelta, seed: int, folder: Path, to: Path) -> bool:
             await check.settle(made, seed)
             out.print("at rest")
             await check.check(made)
-        except (AssertionError, httpx.TransportError) as error:
-            made.wrong.append(f"the check broke off: {error!r}")
+        except (AssertionError, httpx.TransportError):
+            made.wrong.append(f"the check broke off:\n{traceback.format_exc(limit=-5)}")
         verdicts = [judge(name, points, tolerance_of(name)) for name, points in sorted(samples.series.items())]
         return report.tell(made, samples, verdicts, seed=seed, lasted=lasted, to=to)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from random import Random
@@ -207,7 +208,7 @@ class Load:
             except AssertionError as error:
                 # Files are deleted and manifests forgotten while they are fetched.
                 if not any(word in str(error) for word in ("artifact-expired", "not-found", "not within")):
-                    self._world.wrong.append(f"a download is wrong: {error!r}")
+                    self._world.wrong.append(f"a download is wrong:\n{traceback.format_exc(limit=-3)}")
 
     async def _fresh(self, who: Tenant) -> Row | None:
         """A run that succeeded lately, made for a recipient of whom we have the key and in the profile we open."""
