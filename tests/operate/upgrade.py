@@ -47,9 +47,9 @@ async def rehearse(old: Path, folder: Path) -> None:
                 await assert_invariants(stack)
                 said(f"{name}: {len(load.accepted)} jobs in {took:.0f} s, each one run, each succeeded, none dead")
             [runs] = await fetch(stack, "SELECT count(*) AS known FROM exporter.runs")
-            [shown] = await fetch(stack, "SELECT count(*) AS known FROM history.executions WHERE state = 'succeeded'")
+            [shown] = await fetch(stack, "SELECT count(*) AS known FROM history.executions WHERE state <> 'skipped'")
             assert runs == shown
-            said(f"history shows all {shown['known']} runs")
+            said(f"history shows all {shown['known']} runs, also those by hand")
 
 
 async def migrate(dsn: str) -> None:
