@@ -260,13 +260,18 @@ def _methods(request: Request) -> list[str]:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
+    # The server closes the connection after an error that no handler of its own type took. Who is not told sends the
+    # next request on it, in vain.
+    close = {"Connection": "close"}
     if is_outage(error):
         log.warning("database away", path=request.url.path, error=repr(error))
         return Problem(
-            503, "unavailable", "A part of the service is away; try again.", headers={"Retry-After": "5"}
+            503, "unavailable", "A part of the service is away; try again.", headers={"Retry-After": "5", **close}
         ).response()
     log.error("request failed", path=request.url.path, exc_info=error)
-    return Problem(500, "internal", "The request failed on our side; the log has the details.").response()
+    return Problem(
+        500, "internal", "The request failed on our side; the log has the details.", headers=close
+    ).response()
 
 
 def _pointer(item: Mapping[str, Any], body: object) -> str:

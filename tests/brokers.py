@@ -40,6 +40,11 @@ SETTINGS = {
 }
 
 
+def kind_of_broker() -> str:
+    """Apache Kafka where there are Java and Maven, else the embedded one."""
+    return "embedded" if missing_for_apache() else "apache"
+
+
 @asynccontextmanager
 async def apache_kafka(data: Path) -> AsyncGenerator[str]:
     """The bootstrap address of an Apache Kafka: a given one, a container, or the jars; skips the test without any.

@@ -19,7 +19,10 @@ from typing import Self
 from xml.etree import ElementTree
 
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 
 from deploy.local.processes import Child, Output, StartFailed, free_port, read_pid, run_to_end, stop_stale, until_ready
 
@@ -129,6 +132,23 @@ class EmbeddedKafka(Broker):
 
     def __init__(self, data: Path, *, port: int | None = None, output: Output = None) -> None:
         super().__init__("embedded-kafka", data, port, output)
+
+    async def forget(self, group: str, member: str) -> None:
+        """Take a member that has ended, and will not come back, out of its group: its partitions go to the others.
+
+        By itself the broker keeps them for it as long as it runs, and nobody reads them.
+        """
+        client = AIOKafkaClient(bootstrap_servers=self.bootstrap)
+        try:
+            await client.bootstrap()
+            [node] = [broker.nodeId for broker in client.cluster.brokers()]
+            # Who leaves gives the id that it got when it joined; who joins under the same name takes its place.
+            wants = [("roundrobin", ConsumerProtocolMemberMetadata(0, [], b"").encode())]
+            joined = await client.send(node, JoinGroupRequest(group, 10_000, 10_000, "", member, "consumer", wants))
+            left = await client.send(node, LeaveGroupRequest(group, joined.member_id))
+            assert (joined.error_code, left.error_code) == (0, 0), (joined, left)
+        finally:
+            await client.close()
 
     async def _prepared(self) -> Child:
         binary = Path(str(files("noida_db"))) / "noida-db"

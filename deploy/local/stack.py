@@ -170,10 +170,12 @@ class Stack:
         port = free_port()
         prefix = f"CDDS_{service.upper()}"
         environment = {f"{prefix}_HTTP_PORT": str(port)}
-        if isinstance(self.broker, EmbeddedKafka):
-            environment[f"{prefix}_KAFKA_MEMBER"] = f"{service}-2"
-        child = self._child(service, environment)
-        async with Supervised(child, report=self._report):
+        async with AsyncExitStack() as afterwards:
+            if isinstance(self.broker, EmbeddedKafka) and service != "console":
+                environment[f"{prefix}_KAFKA_MEMBER"] = f"{service}-2"
+                afterwards.push_async_callback(self.broker.forget, service, f"{service}-2")
+            child = self._child(service, environment)
+            await afterwards.enter_async_context(Supervised(child, report=self._report))
             await self._ready(service, f"http://127.0.0.1:{port}")
             yield child
 

@@ -1,7 +1,8 @@
 """Both brokers, started for real, under the same tests; Apache Kafka when this machine can run it."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ async def consume(broker: Broker, count: int) -> list[int]:
         assert all(record.headers == (("ce_type", b"Number"),) and record.key == record.value for record in records)
         await consumer.commit()
         return sorted(int(record.value or b"") for record in records)
+
+
+def member(broker: Broker, name: str) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        TOPIC,
+        bootstrap_servers=broker.bootstrap,
+        group_id="tests",
+        group_instance_id=name,
+        enable_auto_commit=False,
+    )
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.05)
 
 
 async def stored(broker: Broker) -> int:
@@ -174,3 +191,14 @@ def test_what_is_missing_for_apache_kafka_is_one_sentence(monkeypatch: pytest.Mo
     assert missing_for_apache() == "Apache Kafka's jars are fetched with Maven, and there is no `mvn` on the PATH."
     (tmp_path / "cdds" / f"kafka-{kafka_version()}").mkdir(parents=True)
     assert missing_for_apache() is None
+
+
+async def test_who_has_ended_leaves_no_partitions_to_nobody_once_it_is_forgotten(tmp_path: Path):
+    """Otherwise the embedded broker keeps them for it, and what is in them is never read."""
+    async with EmbeddedKafka(tmp_path / "broker") as broker:
+        await create_topic(broker)
+        async with member(broker, "stays") as stays:
+            async with member(broker, "goes") as goes:
+                await eventually(lambda: (len(stays.assignment()), len(goes.assignment())) in {(1, 2), (2, 1)})
+            await broker.forget("tests", "goes")
+            await eventually(lambda: len(stays.assignment()) == 3)

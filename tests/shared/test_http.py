@@ -196,6 +196,13 @@ async def test_a_fault_of_ours_is_500_and_tells_nothing_about_our_insides(http: 
     assert "RuntimeError" not in answer.text
 
 
+@pytest.mark.parametrize("name", ["lost", "bug"])
+async def test_who_is_answered_a_fault_is_told_that_the_connection_ends(http: httpx.AsyncClient, name: str) -> None:
+    """The server ends it in any case; a client that is not told, as the console, may lose its next request."""
+    assert (await http.get(f"/raise/{name}")).headers["connection"] == "close"
+    assert "connection" not in (await http.get("/raise/refused")).headers
+
+
 async def test_a_service_adds_its_own_problems(http: httpx.AsyncClient) -> None:
     assert problem(await http.get("/raise/refused"), 409, "refused")["detail"] == "Not now."
     assert problem(await http.get("/raise/invalid"), 422, "invalid")["errors"] == [

@@ -9,10 +9,10 @@ from typing import Final
 
 import deploy.local.stack
 from deploy.local import data
-from deploy.local.kafka import missing_for_apache
 from deploy.local.processes import Child
 from deploy.local.stack import SOURCES_DATABASE, Options, Stack
 from shared.database import is_outage
+from tests.brokers import kind_of_broker
 from tests.system.driver import Tenant, execute, tenant
 from tests.system.stacks import QUICK, impatient
 
@@ -103,11 +103,6 @@ def kept() -> Mapping[str, str]:
         for service in ("JOB_API", "SCHEDULER", "EXPORTER")
         for name, value in (("EVENT_RETENTION", "P432D"), ("RECORD_RETENTION", "P462D"))
     }
-
-
-def kind_of_broker() -> str:
-    """Apache Kafka where there are Java and Maven, else the embedded one."""
-    return "embedded" if missing_for_apache() else "apache"
 
 
 @asynccontextmanager

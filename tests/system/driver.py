@@ -280,7 +280,29 @@ class Load:
             )
             return sorted(row["job_id"] for row in ended) == sorted(self.accepted)
 
-        await eventually(look, within=timedelta(minutes=3), what=f"{len(self.accepted)} jobs under load")
+        try:
+            await eventually(look, within=timedelta(minutes=3), what=f"{len(self.accepted)} jobs under load")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {await self._how_far(stack)}") from None
+
+    async def _how_far(self, stack: Stack) -> str:
+        """How many of the accepted jobs have come how far, with one of each."""
+        stages = await fetch(
+            stack,
+            """SELECT stage, count(*) AS jobs, min(id::text) AS one FROM (
+                 SELECT id, CASE
+                   WHEN NOT EXISTS (SELECT FROM job_api.jobs j WHERE j.id = accepted.id) THEN 'not stored'
+                   WHEN NOT EXISTS (SELECT FROM scheduler.schedules s WHERE s.job_id = accepted.id)
+                     THEN 'unknown to the scheduler'
+                   WHEN NOT EXISTS (SELECT FROM scheduler.slots s WHERE s.job_id = accepted.id) THEN 'without slot'
+                   ELSE coalesce(
+                     (SELECT string_agg(r.state, ' and ') FROM exporter.runs r WHERE r.job_id = accepted.id),
+                     'without run'
+                   ) END AS stage
+                 FROM unnest($1::uuid[]) accepted (id)) told GROUP BY stage ORDER BY stage""",
+            self.accepted,
+        )
+        return ", ".join(f"{row['jobs']} {row['stage']} (as {row['one']})" for row in stages)
 
 
 @asynccontextmanager
