@@ -85,7 +85,7 @@ async def test_a_tenants_own_time_counts_from_the_success_of_the_run(database: D
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("RETENTION", "PT59M", "retention"),
+        ("RETENTION", "PT59M", "set RETENTION to an hour or more"),
         ("RETENTION", "P401D", "retention"),
         ("RETENTION", "-P1D", "retention"),
         ("RETENTION_BY_TENANT", '{"acme": "P401D"}', "retention_by_tenant.acme"),
@@ -102,7 +102,7 @@ def test_a_time_that_can_not_be_kept_stops_the_start_by_name(
     with pytest.raises(ValueError, match="validation error") as refused:
         Settings(**given)
     (error,) = refused.value.errors()  # type: ignore[attr-defined]
-    assert ".".join(error["loc"]) == told
+    assert told in (".".join(error["loc"]), error["msg"].removeprefix("Value error, ").partition(",")[0])
 
 
 def test_times_per_tenant_are_read_from_the_environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

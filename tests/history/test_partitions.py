@@ -280,7 +280,7 @@ async def consume(store: Store, database: Database, kafka: str, connected: Produ
     await connected.publish([Record.of(event) for event in [*events, end]])
     inbox = Inbox(f"history-{end.event_id}", connected, PATIENCE)
     consumers.register(inbox, store)
-    running = asyncio.create_task(inbox.run(kafka, timedelta(seconds=0.1)))
+    running = asyncio.create_task(inbox.run(Cluster(kafka), timedelta(seconds=0.1)))
     expected = {event.event_id for event in (events[-1], end)}
     try:
         async with asyncio.timeout(60):

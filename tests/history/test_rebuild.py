@@ -437,7 +437,7 @@ async def test_nobody_answers_is_told_by_the_exit_code(tmp_path: Path) -> None:
 
 async def test_a_rebuild_that_nobody_takes_up_is_withdrawn(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "TAKEN_UP_WITHIN_SECONDS", 0)
-    with pytest.raises(Failure, match="is it running") as failure:
+    with pytest.raises(Failure, match="history does not take it up") as failure:
         await history._rebuild(everyone(lived.dsn), checking=True)
     assert failure.value.code == Exit.UNREACHABLE
     assert await lived.ask("SELECT count(*) FROM history.rebuilds") == 0

@@ -535,7 +535,7 @@ async def test_over_kafka_a_job_is_followed_and_what_nobody_knows_is_dead_letter
         await kafka.publish(Record.of(event) for event in (job, stray, job, run_now(job, at(1))))
         inbox = Inbox("scheduler", kafka, patience)
         consumers.register(inbox, Store(database, lambda _: timedelta(0)))
-        consuming = asyncio.create_task(inbox.run(embedded))
+        consuming = asyncio.create_task(inbox.run(Cluster(embedded)))
         try:
             async with AIOKafkaConsumer(
                 JOBS.dead, bootstrap_servers=embedded, auto_offset_reset="earliest", group_id=None
