@@ -76,3 +76,10 @@ class Purge:
 def kept_for(settings: PublisherSettings) -> timedelta:
     """How long it is kept what events did."""
     return settings.record_retention * (CLOCKS + 1) / CLOCKS
+
+
+async def delete(database: Database, statement: str, *arguments: object) -> int:
+    """Run a DELETE in a transaction of its own, and say how many rows it took."""
+    async with database.transaction() as connection:
+        status = await connection.execute(statement, *arguments)
+    return int(status.rpartition(" ")[2])

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 from services.exporter.store.steps import Part
-from shared.purge import Step
+from shared.purge import Step, delete
 
 
 class ForgettingStore(Part):
@@ -40,11 +40,10 @@ class ForgettingStore(Part):
 
     async def forget_cancellations(self, age: timedelta, most: int) -> int:
         """Orders for runs that were still to come `age` ago."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM cancellations WHERE run_id IN (
-                     SELECT run_id FROM cancellations WHERE ordered_at < now() - $1::interval
-                     LIMIT $2)""",
-                age, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM cancellations WHERE run_id IN (
+                 SELECT run_id FROM cancellations WHERE ordered_at < now() - $1::interval
+                 LIMIT $2)""",
+            age, most,
+        )  # fmt: skip

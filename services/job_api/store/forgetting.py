@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from services.job_api.store.rows import Part
-from shared.purge import Step
+from shared.purge import Step, delete
 
 KEYS_KEPT: Final = timedelta(days=7)
 """Nobody repeats a request after that."""
@@ -48,65 +48,60 @@ class ForgettingStore(Part):
 
     async def forget_keys(self, most: int) -> int:
         """Idempotency keys that nobody repeats any more."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM idempotency_keys WHERE (tenant, key) IN (
-                     SELECT tenant, key FROM idempotency_keys WHERE taken_at < now() - $1::interval
-                     ORDER BY taken_at LIMIT $2)""",
-                KEYS_KEPT, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM idempotency_keys WHERE (tenant, key) IN (
+                 SELECT tenant, key FROM idempotency_keys WHERE taken_at < now() - $1::interval
+                 ORDER BY taken_at LIMIT $2)""",
+            KEYS_KEPT, most,
+        )  # fmt: skip
 
     async def forget_audit(self, most: int) -> int:
         """What was done longer ago than the audit goes back; history has its own account."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM audit WHERE id IN (
-                     SELECT id FROM audit WHERE at < now() - $1::interval ORDER BY at LIMIT $2)""",
-                AUDIT_KEPT, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM audit WHERE id IN (
+                 SELECT id FROM audit WHERE at < now() - $1::interval ORDER BY at LIMIT $2)""",
+            AUDIT_KEPT, most,
+        )  # fmt: skip
 
     async def forget_runs(self, age: timedelta, most: int) -> int:
         """Runs that have ended, and slots that never ran, first heard of `age` ago."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM runs WHERE run_id IN (
-                     SELECT run_id FROM runs
-                     WHERE state IN ('succeeded', 'failed', 'cancelled', 'skipped') AND seen_at < now() - $1::interval
-                     ORDER BY seen_at LIMIT $2 FOR UPDATE SKIP LOCKED)""",
-                age, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM runs WHERE run_id IN (
+                 SELECT run_id FROM runs
+                 WHERE state IN ('succeeded', 'failed', 'cancelled', 'skipped') AND seen_at < now() - $1::interval
+                 ORDER BY seen_at LIMIT $2 FOR UPDATE SKIP LOCKED)""",
+            age, most,
+        )  # fmt: skip
 
     async def forget_backfills(self, age: timedelta, most: int) -> int:
         """Backfills that are over; a late word about a run of theirs counts nowhere."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM backfills WHERE backfill_id IN (
-                     SELECT backfill_id FROM backfills AS old
-                     WHERE requested_at < now() - $1::interval
-                       AND (cancelled_at IS NOT NULL OR succeeded + failed + cancelled >= slots)
-                       AND NOT EXISTS (SELECT FROM runs
-                                       WHERE runs.job_id = old.job_id AND runs.backfill_id = old.backfill_id
-                                         AND state IN ('waiting', 'requested', 'queued', 'running'))
-                     LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
-                age, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM backfills WHERE backfill_id IN (
+                 SELECT backfill_id FROM backfills AS old
+                 WHERE requested_at < now() - $1::interval
+                   AND (cancelled_at IS NOT NULL OR succeeded + failed + cancelled >= slots)
+                   AND NOT EXISTS (SELECT FROM runs
+                                   WHERE runs.job_id = old.job_id AND runs.backfill_id = old.backfill_id
+                                     AND state IN ('waiting', 'requested', 'queued', 'running'))
+                 LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
+            age, most,
+        )  # fmt: skip
 
     async def forget_jobs(self, age: timedelta, most: int) -> int:
         """Jobs that were deleted `age` ago, and of which nothing is in progress."""
-        async with self._database.transaction() as connection:
-            status = await connection.execute(
-                """DELETE FROM jobs WHERE id IN (
-                     SELECT id FROM jobs AS old
-                     WHERE state = 'deleted' AND updated_at < now() - $1::interval
-                       AND NOT EXISTS (SELECT FROM runs
-                                       WHERE runs.job_id = old.id
-                                         AND runs.state IN ('waiting', 'requested', 'queued', 'running'))
-                       AND NOT EXISTS (SELECT FROM backfills WHERE backfills.job_id = old.id)
-                     LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
-                age, most,
-            )  # fmt: skip
-        return int(status.rpartition(" ")[2])
+        return await delete(
+            self._database,
+            """DELETE FROM jobs WHERE id IN (
+                 SELECT id FROM jobs AS old
+                 WHERE state = 'deleted' AND updated_at < now() - $1::interval
+                   AND NOT EXISTS (SELECT FROM runs
+                                   WHERE runs.job_id = old.id
+                                     AND runs.state IN ('waiting', 'requested', 'queued', 'running'))
+                   AND NOT EXISTS (SELECT FROM backfills WHERE backfills.job_id = old.id)
+                 LIMIT $2 FOR UPDATE OF old SKIP LOCKED)""",
+            age, most,
+        )  # fmt: skip
