@@ -26,8 +26,8 @@ from shared.clock import utc_text
 AHEAD: Final = timedelta(seconds=5)
 """Between the last submission and the moment at which everything is due."""
 SUBMIT_AT_ONCE: Final = 8
-SUBMITS_PER_SECOND: Final = 40
-"""A guess that is low enough; what takes longer makes the jobs start one after the other."""
+SUBMITS_PER_SECOND: Final = 15
+"""Low enough for a busy machine: a start that has passed is refused."""
 SETTLED_SECONDS: Final = 10
 """After the last run has ended, until history has heard of all and the background has calmed down."""
 
