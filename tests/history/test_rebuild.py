@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaConsumer
 from pydantic import SecretStr
 
 from cli import history
@@ -24,7 +25,7 @@ from services.history.loops import rebuild as loop
 from services.history.store import SHADOW, Store, requests
 from shared.cluster import Cluster
 from shared.database import Database, connect
-from shared.events import EVENT_TYPES, Event, JobDeleted, JobState
+from shared.events import EVENT_TYPES, TOPICS, Event, JobDeleted, JobState
 from shared.messaging import ensure_topics
 from shared.migration import migrate
 from tests.conftest import fresh_database
@@ -161,13 +162,19 @@ async def test_a_purge_of_the_outboxes_takes_nothing_from_a_rebuild(lived: World
 
 
 async def test_that_live_has_caught_up_is_seen_at_once(bootstrap: str) -> None:
-    await ensure_topics(Cluster(bootstrap), 2, 1)
+    cluster, group = Cluster(bootstrap), uuid4().hex
+    await ensure_topics(cluster, 2, 1)
+    # Other tests have published here, too.
+    async with AIOKafkaConsumer(**cluster.client(), group_id=group, enable_auto_commit=False) as live:
+        partitions = await loop._partitions_of(cluster.client(), [topic.name for topic in TOPICS])
+        live.assign(partitions)
+        await live.commit(await live.end_offsets(partitions))
     settings = Settings(
         http_port=1, postgres=SecretStr("postgresql://127.0.0.1:1/none"), kafka=bootstrap, auth_issuer="test",
         auth_public_key=Path("unused"),
     )  # fmt: skip
     async with asyncio.timeout(60):
-        await loop.Rebuilder(uuid4().hex, settings, cast(Store, None))._until_live_has_caught_up()
+        await loop.Rebuilder(group, settings, cast(Store, None))._until_live_has_caught_up()
 
 
 async def damage(world: World) -> None:
