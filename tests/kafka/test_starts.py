@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import DeleteAclsRequest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cli.acls import Permission, permissions, permit
 from deploy.local.processes import free_port
@@ -67,7 +69,8 @@ async def forbid_all(to: Secured) -> None:
 async def started(settings: dict[str, str], tmp_path: Path) -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, log and whole output of a service that does not get as far as its database."""
     key = tmp_path / "key.pem"
-    key.touch()
+    public = Ed25519PrivateKey.generate().public_key()
+    key.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     named = {
         "http_port": str(free_port()), "postgres": "postgresql://nobody@127.0.0.1:1/nothing", "auth_issuer": "test",
         "auth_public_key": str(key), "sources": str(SOURCES), **settings,
