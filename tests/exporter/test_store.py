@@ -550,6 +550,16 @@ async def test_rows_that_contradict_themselves_are_refused(store: Store, databas
         assert refused.value.constraint_name == constraint, change
 
 
+async def test_what_is_not_over_is_never_deleted(store: Store, database: Database) -> None:
+    await claimed(store, requested())
+
+    for table in ("runs", "outbox"):
+        async with database.transaction() as connection:
+            before = await connection.fetchval(f"SELECT count(*) FROM {table}")
+            assert before > 0
+            assert await connection.execute(f"DELETE FROM {table}") == "DELETE 0"
+
+
 async def test_heads_of_chains_and_certificates_are_never_deleted(store: Store, database: Database) -> None:
     await claimed(store, requested())
 
