@@ -21,6 +21,7 @@ from shared.events import EVENT_TYPES, Event, Topic
 from shared.messaging import Producer, RawRecord, decode, producer
 from shared.replay import Replay
 from tests.conftest import fresh_database
+from tests.system.driver import eventually
 
 PATIENCE = timedelta(seconds=20)
 PARTITIONS = 3
@@ -178,7 +179,8 @@ async def test_an_owner_killed_midway_starts_again(
     )  # fmt: skip
     assert await killed.wait() == -signal.SIGKILL
 
-    assert await Replay(pool, kafka, PATIENCE, [topic]).copy_asked() == 1
+    # PostgreSQL keeps the lock of the dead until it notices that their connection is gone.
+    await eventually(Replay(pool, kafka, PATIENCE, [topic]).copy_asked, what="the dead owner's lock")
 
     found = await read(embedded, topic, asked)
     assert numbers(found) == expected(50)

@@ -179,15 +179,16 @@ async def test_what_a_stopped_exporter_leaves_undone_is_told(
         ):
 
             async def lagging() -> Ended | None:
+                # Another service may be behind for a moment as well.
                 ended = await doctor(stack)
-                return ended if " behind" in failures(ended) else None
+                behind = [line for line in failures(ended).splitlines() if " behind" in line]
+                return ended if any("exporter" in line for line in behind) else None
 
-            ended = await eventually(lagging, what="a lag")
+            ended = await eventually(lagging, what="the exporter's lag")
     finally:
         await stack.start("exporter")
     assert ended.code == 1
     said = failures(ended)
-    assert "exporter" in next(line for line in said.splitlines() if " behind" in line)
     assert "1 run under a lease that expired, the first 1 h ago" in said
     assert "1 event not on Kafka, the oldest for 5 min" in said
     assert f"{stack.url_of('exporter')} does not answer" in said
