@@ -9,11 +9,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import or_
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
@@ -27,12 +26,13 @@ from shared import failpoints
 from shared.cluster import Cluster, Mechanism
 from shared.database import is_outage, outlast
 from shared.events import Event
+from shared.gathering import Events, Gathering, Handler, Stretch, ids_of
 from shared.messaging import MAX_RECORD_BYTES, Producer, RawRecord, Undecodable, decode
 from shared.observability import CONSUMED, CONSUMER_LAG, log
-from shared.tracing import HEADER, tracer
+from shared.tracing import tracer
 
 E = TypeVar("E", bound=Event)
-G = TypeVar("G", bound="Gathering")
+G = TypeVar("G", bound=Gathering)
 
 HANDLER_TRIES: Final = 3
 """A handler that fails on a record is tried at once, after 0.1 s and after 0.4 s; then the record is dead-lettered."""
@@ -43,75 +43,6 @@ DECODED_AT_ONCE: Final = 100
 """Records, about 1 ms; then whoever waits for the database has its turn."""
 STOP_GRACE_SECONDS: Final = 3
 """What a handler gets to end at a stop, before its record is left to the next start."""
-
-
-class Gathering(Protocol):
-    """What a handler gets of many events: they are added one by one while it works on those before."""
-
-    def add(self, event: Event, body: bytes, /) -> None:
-        """Take an event in, which came as the JSON `body`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Handler:
-    """What to do with some types of events, and what it is to be called with."""
-
-    gathering: Callable[[], Gathering]
-    handle: Callable[[Any], Awaitable[None]]
-
-
-class _Run:
-    """Neighbours in a batch that one handler gets together."""
-
-    def __init__(self, handler: _Handler) -> None:
-        self.handler = handler
-        self.records: list[RawRecord] = []
-        self.gathered = handler.gathering()
-        self._first: Event | None = None
-        self._failed: Exception | None = None
-
-    def add(self, record: RawRecord, event: Event) -> None:
-        """Take the next record in; what goes wrong in that is raised by `handle`, as if it had gone wrong there."""
-        self.records.append(record)
-        self._first = self._first or event
-        try:
-            self.gathered.add(event, record.value or b"")
-        except Exception as error:
-            self._failed = self._failed or error
-
-    async def handle(self) -> None:
-        """Call the handler."""
-        if self._failed is not None:
-            raise self._failed
-        await self.handler.handle(self.gathered)
-
-    def ids(self) -> dict[str, str]:
-        """What log lines of the handler say about the records it works on."""
-        if len(self.records) > 1:
-            return {"batch": str(len(self.records))}
-        return _ids(self._first)
-
-    def contexts(self) -> list[str | None]:
-        """The traces that the events came in."""
-        return [
-            next((value.decode("ascii", "replace") for name, value in record.headers if name == HEADER), None)
-            for record in self.records
-        ]
-
-
-def _ids(event: Event | None) -> dict[str, str]:
-    """What log lines about an event say."""
-    found = {name: getattr(event, name, None) for name in ("tenant", "job_id", "run_id", "attempt")}
-    return {name: str(value) for name, value in found.items() if value}
-
-
-class _Events(list[Event]):
-    """Events as they are, for handlers that take them one by one."""
-
-    def add(self, event: Event, _: bytes) -> None:
-        """Append it."""
-        self.append(event)
 
 
 class Stalled(Exception):
@@ -141,7 +72,7 @@ class Inbox:
         self._member = member
         self._batch_records = batch_records
         self._follows_for = follows_for
-        self._handlers: dict[type[Event], _Handler] = {}
+        self._handlers: dict[type[Event], Handler] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._handling: asyncio.Task[None] | None = None
         self._stopping = False
@@ -152,12 +83,12 @@ class Inbox:
         """Register a handler called with one event of `types` at a time."""
 
         def register(handle: Callable[[E], Awaitable[None]]) -> Callable[[E], Awaitable[None]]:
-            async def each(events: _Events) -> None:
+            async def each(events: Events) -> None:
                 for event in events:
-                    with bound_contextvars(**_ids(event)):
+                    with bound_contextvars(**ids_of(event)):
                         await handle(cast(E, event))
 
-            self.on_batch(_Events, each, types)
+            self.on_batch(Events, each, types)
             return handle
 
         return register
@@ -169,7 +100,7 @@ class Inbox:
 
         It gathers while the handler works on what came before; so decoding and gathering cost no time of their own.
         """
-        self._handlers.update(dict.fromkeys(types, _Handler(gathering, handle)))
+        self._handlers.update(dict.fromkeys(types, Handler(gathering, handle)))
 
     @property
     def topics(self) -> list[str]:
@@ -254,11 +185,11 @@ class Inbox:
         await self._unless_failed(self._read(records, message.consumer))
 
     async def _read(self, records: Sequence[RawRecord], consumer: Any) -> None:
-        runs = await self._decode(records)
+        stretches = await self._decode(records)
         await self._handled()
         if self._stopping:
             return  # not committed: it comes again
-        self._handling = asyncio.create_task(self._unless_failed(self._handle(runs, records, consumer)))
+        self._handling = asyncio.create_task(self._unless_failed(self._handle(stretches, records, consumer)))
 
     async def _unless_failed(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -274,9 +205,9 @@ class Inbox:
         if self._handling is not None:
             await asyncio.shield(self._handling)
 
-    async def _handle(self, runs: Sequence[_Run], records: Sequence[RawRecord], consumer: Any) -> None:
-        for run in runs:
-            await self._apply(run)
+    async def _handle(self, stretches: Sequence[Stretch], records: Sequence[RawRecord], consumer: Any) -> None:
+        for stretch in stretches:
+            await self._apply(stretch)
         failpoints.reached("inbox.handled")
         await self._commit(consumer, {TopicPartition(r.topic, r.partition): r.offset + 1 for r in records})
         self._moved_at = asyncio.get_running_loop().time()
@@ -288,9 +219,9 @@ class Inbox:
             # The group has rebalanced: the records come again, to us or to another replica, and change nothing.
             log.warning("offsets not committed", error=repr(error))
 
-    async def _decode(self, records: Sequence[RawRecord]) -> list[_Run]:
+    async def _decode(self, records: Sequence[RawRecord]) -> list[Stretch]:
         """Gather neighbours with the same handler, so that order is kept and batches stay large."""
-        runs: list[_Run] = []
+        stretches: list[Stretch] = []
         for number, record in enumerate(records, 1):
             if number % DECODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -307,48 +238,48 @@ class Inbox:
                 CONSUMED.labels(record.topic, "too_old").inc()
                 log.warning("event is too old to be followed", type=event.type_name(), at=str(event.occurred_at))
                 continue
-            alone = tracer().on and handler.gathering is _Events
-            if not runs or runs[-1].handler is not handler or alone:
-                runs.append(_Run(handler))
-            runs[-1].add(record, event)
-        return runs
+            alone = tracer().on and handler.gathering is Events
+            if not stretches or stretches[-1].handler is not handler or alone:
+                stretches.append(Stretch(handler))
+            stretches[-1].add(record, event)
+        return stretches
 
     def _too_old(self, event: Event) -> bool:
         if self._follows_for is None or event.lasting:
             return False
         return datetime.now(UTC) - event.occurred_at > self._follows_for
 
-    async def _apply(self, run: _Run) -> None:
-        together = run.handler.gathering is not _Events
-        topic, ids = run.records[0].topic, run.ids()
-        came_in = run.contexts() if tracer().on else ()
+    async def _apply(self, stretch: Stretch) -> None:
+        together = stretch.handler.gathering is not Events
+        topic, ids = stretch.records[0].topic, stretch.ids()
+        came_in = stretch.contexts() if tracer().on else ()
         with (
             bound_contextvars(**ids),
             tracer().handle(f"handle {topic}", came_in, together=together, topic=topic, **ids),
         ):
-            await self._handle_or_bury(run)
+            await self._handle_or_bury(stretch)
 
-    async def _handle_or_bury(self, run: _Run) -> None:
+    async def _handle_or_bury(self, stretch: Stretch) -> None:
         for attempt in range(1, HANDLER_TRIES + 1):
             try:
-                await outlast(run.handle, self._patience)
+                await outlast(stretch.handle, self._patience)
             except Exception as error:
                 if is_outage(error):
                     raise
-                log.exception("handler failed", tries=attempt, events=len(run.records))
-                if len(run.records) > 1:
+                log.exception("handler failed", tries=attempt, events=len(stretch.records))
+                if len(stretch.records) > 1:
                     # One of them is at fault: find it by taking them one by one.
-                    for record in run.records:
-                        one = _Run(run.handler)
+                    for record in stretch.records:
+                        one = Stretch(stretch.handler)
                         one.add(record, decode(record))
                         await self._apply(one)
                     return
                 if attempt == HANDLER_TRIES:
-                    await self._bury(run.records[0], f"the handler failed {attempt} times: {error!r}", error)
+                    await self._bury(stretch.records[0], f"the handler failed {attempt} times: {error!r}", error)
                     return
                 await asyncio.sleep(0.1 * 4 ** (attempt - 1))
             else:
-                for topic, count in Counter(record.topic for record in run.records).items():
+                for topic, count in Counter(record.topic for record in stretch.records).items():
                     CONSUMED.labels(topic, "applied").inc(count)
                 return
 

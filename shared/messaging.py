@@ -37,6 +37,7 @@ DEAD_HEADERS: Final = (
     "dead_partition",
     "dead_offset",
     "dead_traceback",
+    "dead_bytes",
 )
 """What `Producer.bury` puts behind the headers of a record; without them it is as it was."""
 TRACEBACK_BYTES: Final = 8000
@@ -134,7 +135,11 @@ class Producer:
         return len(await self._kafka.partitions_for(topic))
 
     async def bury(self, record: RawRecord, reason: str, consumer: str, error: BaseException | None = None) -> None:
-        """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from."""
+        """Put `record` unchanged on its topic's dead-letter topic, with the reason and where it came from.
+
+        Of one that is too large for that, `dead_bytes` says how large it is; key, body and other headers stay where
+        they are.
+        """
         origin: Headers = [
             ("dead_reason", reason.encode()[:1000]),
             ("dead_consumer", consumer.encode()),
@@ -144,7 +149,12 @@ class Producer:
         ]
         if error is not None:
             origin.append(("dead_traceback", "".join(format_exception(error)).encode()[-TRACEBACK_BYTES:]))
-        await self.put(f"{record.topic}.dead", record.key, record.value, [*record.headers, *origin])
+        key, value, headers = record.key, record.value, [*record.headers, *origin]
+        if (size := _size(key, value, headers)) > MAX_RECORD_BYTES:
+            # Unpacked, or with our headers, it is larger than a topic takes; its consumer must get on all the same.
+            said = [(name, text[:1000]) for name, text in headers if text and name in ("ce_type", "ce_tenantid")][:2]
+            key, value, headers = None, None, [*said, *origin, ("dead_bytes", str(size).encode())]
+        await self.put(f"{record.topic}.dead", key, value, headers)
 
     async def put(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, partition: int | None = None
@@ -157,6 +167,12 @@ class Producer:
         batch.append(key=None, value=None, timestamp=None, headers=headers)
         batch.close()
         return await (await self._kafka.send_batch(batch, topic, partition=partition or 0))
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """At least what Kafka counts of a record that is sent alone: lengths take up to 5 bytes each."""
+    parts = [key or b"", value or b"", *(part for name, text in headers for part in (name.encode(), text or b""))]
+    return 128 + sum(len(part) + 5 for part in parts)
 
 
 @lru_cache(maxsize=16_384)

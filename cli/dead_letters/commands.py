@@ -95,6 +95,9 @@ def show(
     typer.echo("\nheaders")
     for name, value in original_headers(record):
         typer.echo(f"  {inert.inert(name):16} {inert.readable(value)}")
+    if letter.left_out is not None:
+        typer.echo(f"\nits {letter.left_out:,} bytes were too many to be put aside; the record is where it came from")
+        return
     typer.echo(f"\nbody, {len(record.value or b''):,} bytes\n{inert.body(record.value)}")
 
 
@@ -184,6 +187,7 @@ def _described(letter: DeadLetter) -> dict[str, Any]:
         "reason": letter.reason,
         "handler": letter.handler,
         "source": None if source is None else source._asdict(),
+        "bytes_left_out": letter.left_out,
         "replays": letter.replays,
         "replayed_at": None if letter.replayed_at is None else utc_text(letter.replayed_at),
     }
@@ -196,13 +200,13 @@ def _content(record: RawRecord) -> dict[str, Any]:
         body = {"body": None if value is None else value.decode()}
     except UnicodeDecodeError:
         body = {"body_base64": base64.b64encode(value or b"").decode()}
-    headers = [[name, value.decode("utf-8", "backslashreplace")] for name, value in original_headers(record)]
+    headers = [[name, (header or b"").decode("utf-8", "backslashreplace")] for name, header in original_headers(record)]
     return {"headers": headers, **body}
 
 
 def _header(record: RawRecord, name: str) -> str | None:
     assert name in DEAD_HEADERS
-    found = [value for header, value in record.headers if header == name]
+    found = [value or b"" for header, value in record.headers if header == name]
     return found[-1].decode("utf-8", "replace") if found else None
 
 

@@ -64,6 +64,8 @@ class DeadLetter:
     """How often it had been replayed when it was put aside."""
     digest: bytes
     """Of key, body and original headers."""
+    left_out: int | None = None
+    """The bytes of a record that was too large to be put aside whole; None for all others."""
     replayed_at: datetime | None = None
 
     @property
@@ -74,7 +76,7 @@ class DeadLetter:
     @classmethod
     def of(cls, record: RawRecord) -> "DeadLetter":
         """What the headers of `record` say."""
-        said = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+        said = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
         return cls(
             place=Place(record.topic, record.partition, record.offset),
             at=_moment(record.timestamp),
@@ -86,6 +88,7 @@ class DeadLetter:
             source=_source(said),
             replays=_number(said.get(REPLAYS, "")) or 0,
             digest=_digest(record),
+            left_out=_number(said.get("dead_bytes", "")),
         )
 
 

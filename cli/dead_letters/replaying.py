@@ -61,6 +61,9 @@ async def plan(cluster: Cluster, letters: Iterable[DeadLetter]) -> tuple[list[Re
             refused.append(Refusal(letter, "it does not say which topic it came from"))
         elif source.topic not in known:
             refused.append(Refusal(letter, f"it came from {source.topic!r}, which is none of this version's topics"))
+        elif letter.left_out is not None:
+            reason = f"its {letter.left_out:,} bytes were too many to be put aside: see {source}"
+            refused.append(Refusal(letter, reason))
         elif source.topic not in existing:
             refused.append(Refusal(letter, f"{source.topic} does not exist: `cdds topics ensure` makes it"))
         else:

@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from deploy.local.postgres import EmbeddedPostgres
-from services.scheduler.store import Store
+from services.scheduler.store import Store, writing
 from shared.database import Database, connect
 from tests.conftest import fresh_database
-from tests.scheduler.world import World
+from tests.scheduler.world import World, save_and_find
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,12 @@ async def database(shared_database: Database) -> Database:
         await connection.execute("SET LOCAL ROLE NONE")  # the login role owns the tables
         await connection.execute("TRUNCATE schedules, slots, backfills, outbox")
     return shared_database
+
+
+@pytest.fixture(autouse=True)
+def careful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a store of this process writes, it finds."""
+    monkeypatch.setattr(writing, "save", save_and_find)
 
 
 @pytest.fixture

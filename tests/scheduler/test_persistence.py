@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from services.scheduler.domain import Decision, Entry, Outcome, Plan, RunState
+from services.scheduler.store import reading
+from services.scheduler.store.writing import save
 from shared import reasons, slots
 from shared.database import Connection
 from shared.events import Trigger
 from shared.jobs import JobSettings
 from tests.scheduler.jobs import settings
-from tests.scheduler.world import Careful, World, backfill
+from tests.scheduler.world import World, backfill, save_and_find
 
 moments = st.datetimes(datetime(1900, 1, 1), datetime(2999, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001
 words = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -127,9 +129,8 @@ async def test_any_decisions_that_were_written_together_are_found_as_they_were(
     world: World, decided: list[Decision]
 ) -> None:
     async with rolled_back(world) as connection:
-        # The careful store looks for itself; once more, because a second writing changes nothing.
-        for _ in range(2):
-            await world.store._save(connection, decided)
+        for _ in range(2):  # a second writing changes nothing
+            await save_and_find(connection, decided)
 
 
 async def test_what_is_final_in_the_ledger_stays_whatever_is_written(world: World) -> None:
@@ -145,26 +146,25 @@ async def test_what_is_final_in_the_ledger_stays_whatever_is_written(world: Worl
         replace(new, outcome=Outcome.SKIPPED, reason="overlap"),
         replace(new, outcome=Outcome.MISSED, reason="coalesced"),
     ]
-    careless = super(Careful, world.store)
     for final in finals:
         for other in (new, asked, *finals):
             async with rolled_back(world) as connection:
                 for entry in (new, final, other):
-                    await careless._save(connection, [Decision(plan, {slot.key: entry})])
-                assert await world.store._entry_of(connection, plan.job_id, new.run_id) == final
+                    await save(connection, [Decision(plan, {slot.key: entry})])
+                assert await reading.entry_of(connection, plan.job_id, new.run_id) == final
 
 
 async def test_a_backfills_slots_know_it_and_are_not_among_those_of_the_schedule(world: World) -> None:
     plan = Plan(UUID(int=1), "acme", 1, settings())
     at = datetime(2026, 5, 4, 12, tzinfo=UTC)
     async with world.database.transaction() as connection:
-        await world.store._save(connection, [Decision(plan)])
+        await save_and_find(connection, [Decision(plan)])
     command = backfill(plan.job_id, at - timedelta(hours=3), at, at, max_parallel=2)
     world.now = at
     await world.hear(command)
     async with world.database.transaction() as connection:
-        found = await world.store._plan(connection, plan.job_id)
+        found = await reading.lock_plan(connection, plan.job_id)
         assert found == plan
-        pieces = await world.store._backfilled(connection, plan.job_id, command.event_id)
+        pieces = await reading.backfilled(connection, plan.job_id, command.event_id)
     assert [piece.backfill_id for piece in pieces] == [command.event_id] * 3
     assert [piece.open for piece in pieces] == [True, True, False]

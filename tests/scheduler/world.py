@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 from services.scheduler import consumers
 from services.scheduler.domain import Decision
-from services.scheduler.store import Store
+from services.scheduler.store import Store, reading
+from services.scheduler.store.writing import save
 from shared.database import Connection, Database
 from shared.events import (
     EVENT_TYPES,
@@ -57,18 +58,13 @@ class Handlers(dict[type[Event], Handler]):
         await self[type(event)](event)
 
 
-class Careful(Store):
-    """A store that finds what it has written as it was decided."""
-
-    async def _save(self, connection: Connection, decisions: Sequence[Decision]) -> None:
-        await super()._save(connection, decisions)
-        for decision in decisions:
-            await self.find(connection, decision)
-
-    async def find(self, connection: Connection, decision: Decision) -> None:
-        assert await self._plan(connection, decision.plan.job_id) == decision.plan
+async def save_and_find(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """Write decisions as the store does, and find them as they were decided."""
+    await save(connection, decisions)
+    for decision in decisions:
+        assert await reading.lock_plan(connection, decision.plan.job_id) == decision.plan
         for entry in decision.entries.values():
-            assert await self._entry_of(connection, decision.plan.job_id, entry.run_id) == entry
+            assert await reading.entry_of(connection, decision.plan.job_id, entry.run_id) == entry
 
 
 class World:
@@ -77,7 +73,7 @@ class World:
     def __init__(self, database: Database, now: datetime = NOON) -> None:
         self.database = database
         self.now = now
-        self.store = Careful(database, lambda _: timedelta(0), self.clock)
+        self.store = Store(database, lambda _: timedelta(0), self.clock)
         self.handlers = Handlers(self.store)
         self.heard: list[Event] = []
         self._told = 0

@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 from shared.cluster import Cluster
 from shared.events import Event
 from shared.inbox import Inbox, Stalled
-from shared.messaging import Producer, Record, producer
+from shared.messaging import MAX_RECORD_BYTES, Producer, Record, producer
+from shared.tracing import Off
 from tests.shared.events import Private, private
 
 PATIENCE = timedelta(seconds=20)
@@ -91,7 +92,7 @@ def consumed(own: Private) -> dict[str, float]:
     return {of["outcome"]: REGISTRY.get_sample_value("cdds_events_consumed_total", of) or 0 for of in labels}
 
 
-Headers = list[tuple[str, bytes]]
+Headers = list[tuple[str, bytes | None]]
 
 
 def bad_records(own: Private) -> list[tuple[str, bytes | None, Headers]]:
@@ -112,6 +113,7 @@ def bad_records(own: Private) -> list[tuple[str, bytes | None, Headers]]:
         ("is unknown here", good, typed(b"\xff\xfe")),
         ("has no value", None, headers),
         ("has no ce_type", good, []),
+        ("has no ce_type", good, [("ce_type", None), ("traceparent", None)]),
     ]
 
 
@@ -148,6 +150,57 @@ async def test_what_cannot_be_read_is_dead_lettered_unchanged_and_the_next_recor
         }  # fmt: skip
     # I11: every record is accounted for.
     assert consumed(own) == {"applied": 1, "ignored": 1, "dead": len(bad)}
+
+
+async def test_a_trace_without_a_value_stops_nobody_who_traces(
+    bootstrap: str, kafka: Producer, own: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tracing(Off):
+        on = True
+
+    monkeypatch.setattr("shared.inbox.tracer", Tracing)
+    record = Record.of(happened(own, 7))
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as raw:
+        headers = [*record.headers(), ("traceparent", None)]
+        await raw.send_and_wait(own.topic.name, record.value.encode(), key=b"acme", headers=headers)
+    handled = Handled()
+    inbox = Inbox(own.group, kafka, PATIENCE)
+
+    @inbox.on(own.happened)
+    async def remember(event: Event) -> None:
+        handled(event)
+
+    async with running(inbox, bootstrap):
+        await handled.until(7)
+
+
+async def test_a_record_too_large_to_be_put_aside_leaves_its_place_and_its_size_and_the_next_is_handled(
+    bootstrap: str, kafka: Producer, own: Private
+) -> None:
+    headers = Record.of(happened(own, 1)).headers()
+    value = b'{"number": 1}' + b" " * (MAX_RECORD_BYTES + 1)
+    # Packed, it is a small record of any topic.
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=2 * MAX_RECORD_BYTES
+    ) as raw:
+        await raw.send_and_wait(own.topic.name, value, key=b"k", headers=headers)
+    await publish(kafka, own, 7)
+    handled = Handled()
+    inbox = Inbox(own.group, kafka, PATIENCE)
+
+    @inbox.on(own.happened)
+    async def remember(event: Event) -> None:
+        handled(event)
+
+    async with running(inbox, bootstrap):
+        await handled.until(7)
+        [buried] = await own.records(bootstrap, own.topic.dead, 1)
+    assert (buried.key, buried.value) == (None, None)
+    said = dict(buried.headers)
+    assert said["ce_type"].decode() == own.happened.type_name()
+    assert "is not a" in said["dead_reason"].decode()
+    assert (said["dead_topic"].decode(), said["dead_offset"]) == (own.topic.name, b"0")
+    assert len(value) < int(said["dead_bytes"]) < len(value) + 3000
 
 
 async def test_a_record_its_handler_cannot_bear_is_dead_lettered_after_three_tries_and_order_is_kept(

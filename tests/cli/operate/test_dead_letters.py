@@ -13,6 +13,7 @@ from cli.broker import administrator
 from deploy.local.stack import SERVICES, Stack
 from shared.cluster import Cluster
 from shared.events import CERTIFICATES, EXPORTED_RUNS, JOBS, SCHEDULED_RUNS
+from shared.messaging import MAX_RECORD_BYTES
 from tests.cli.operate.commands import cdds
 from tests.system.driver import Tenant, eventually, execute, fetch
 
@@ -108,7 +109,8 @@ async def test_what_nobody_can_read_is_shown_and_does_nothing_to_the_terminal(st
         stack, SCHEDULED_RUNS.name, b"\x00\xff\x1b[2J", key=b"\x1b[31mred", ce_type=b"cdds.Bad\x1b]0;title\x07.v1"
     )
     await send(stack, SCHEDULED_RUNS.name, f'{{"tenant": "{CLEAR_AND_BELL}'.encode(), ce_type=b"cdds.RunRequested.v1")
-    letters = await put_aside(stack, 6, topic=SCHEDULED_RUNS.name)  # two records, three consumers
+    await send(stack, SCHEDULED_RUNS.name, b"", ce_type=None, ce_tenantid=None)
+    letters = await put_aside(stack, 9, topic=SCHEDULED_RUNS.name)  # three records, three consumers
     outputs = [(await cdds("dead-letters", "list", *at(stack))).output]
     outputs += [(await cdds("dead-letters", "show", letter["id"], *at(stack))).output for letter in letters]
     outputs += [(await cdds("dead-letters", "list", "--output", "json", *at(stack))).output]
@@ -186,6 +188,24 @@ async def test_nothing_is_published_before_yes(stack: Stack) -> None:
     assert await end(stack, EXPORTED_RUNS.name) == before
 
 
+async def test_a_record_too_large_to_be_put_aside_says_how_large_it_is_and_is_not_replayed(stack: Stack) -> None:
+    async with AIOKafkaProducer(
+        bootstrap_servers=stack.kafka, compression_type="gzip", max_request_size=2 * MAX_RECORD_BYTES
+    ) as packing:
+        headers = [("ce_type", b"cdds.JobCreated.v1"), ("ce_tenantid", b"large")]
+        sent = await packing.send_and_wait(JOBS.name, b" " * (MAX_RECORD_BYTES + 1), key=b"large", headers=headers)
+    letters = await put_aside(stack, 2, topic=JOBS.name, tenant="large")
+    assert {letter["source"]["offset"] for letter in letters} == {sent.offset}
+    assert all(letter["bytes_left_out"] > MAX_RECORD_BYTES for letter in letters)
+    shown = await cdds("dead-letters", "show", letters[0]["id"], *at(stack))
+    assert f"{letters[0]['bytes_left_out']:,} bytes were too many" in shown.output
+    before = await end(stack, JOBS.name)
+    ended = await cdds("dead-letters", "replay", letters[0]["id"], "--yes", *at(stack))
+    assert ended.code == 1
+    assert f"too many to be put aside: see {JOBS.name}/{sent.partition}/{sent.offset}" in ended.error
+    assert await end(stack, JOBS.name) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -243,7 +263,9 @@ async def put_aside(stack: Stack, count: int, *, waiting: bool = False, **filter
     return found
 
 
-async def send(stack: Stack, topic: str, value: bytes | None, key: bytes | None = None, **headers: bytes) -> None:
+async def send(
+    stack: Stack, topic: str, value: bytes | None, key: bytes | None = None, **headers: bytes | None
+) -> None:
     async with AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer:
         await producer.send_and_wait(topic, value, key=key, headers=list(headers.items()))
 
