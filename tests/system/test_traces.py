@@ -46,7 +46,7 @@ async def test_a_run_is_one_trace_and_one_story_and_needs_no_collector() -> None
                 await eventually(lambda: seen(collector), what="the spans of the run")
                 assert_one_trace(collector.spans, run_id)
                 assert_one_story(lines, run_id, trace_of(collector.spans, run_id))
-                assert (await acme.api.post(f"/runs/{run_id}/retry")).status_code == 202
+                await eventually(lambda: retried(acme, run_id), what="job_api to know the run's end")
                 line = await eventually(lambda: command(lines, "run.retry"), what="the command in the log")
                 assert (line["run_id"], line["tenant"]) == (run_id, "acme")
                 collector.close()
@@ -59,6 +59,13 @@ async def seen(collector: Collector) -> bool:
     """Whether history has told that it has taken the run's end."""
     ends = {span.id for span in of(collector.spans, "publish exporter.runs.v1") if ended(span)}
     return any(ends.intersection(span.links) for span in collector.spans if span.service == "cdds-history")
+
+
+async def retried(tenant: Tenant, run_id: str) -> bool:
+    """Whether the run is requested again; it can't be before job_api has heard of its end."""
+    answer = await tenant.api.post(f"/runs/{run_id}/retry")
+    assert answer.status_code in (202, 409), answer.text
+    return answer.status_code == 202
 
 
 async def command(lines: Sequence[tuple[str, str]], name: str) -> Row | None:
