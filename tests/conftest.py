@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,6 +21,10 @@ PUBLISHES = {"job_api": True, "scheduler": True, "exporter": True, "history": Fa
 
 # For every Java that a test starts: Kafka is up with two thirds of the work, and stops before more would pay off.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
+# An example takes as long as the machine lets it.
+hypothesis.settings.register_profile("cdds", deadline=None)
+hypothesis.settings.load_profile("cdds")
 
 DatabaseOf = Callable[[str], Awaitable[Database]]
 

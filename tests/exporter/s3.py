@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import httpx
@@ -44,6 +44,16 @@ class Bucket:
     def open_uploads(self) -> list[str]:
         """The keys of multipart uploads that were neither completed nor aborted."""
         return re.findall("<Key>(.*?)</Key>", self.http.get("?uploads").raise_for_status().text)
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within a minute: what a slow store is asked to abort may be aborted behind its caller."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @contextmanager

@@ -201,7 +201,7 @@ async def test_parts_follow_from_the_split_size_after_compression(catalogue: Cat
 async def test_a_sample_that_takes_too_long_is_replaced_by_statistics(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.exporter.pipeline.estimate.ANSWERS_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr("services.exporter.pipeline.estimate.ANSWERS_WITHIN", timedelta(seconds=3))
 
     size = (await estimated(catalogue, type="stuck", start="immediately", timeframe={"kind": "all"})).size
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from tests.exporter.faulty_proxy import (
     resetting,
     slow,
 )
-from tests.exporter.s3 import Bucket, s3_server
+from tests.exporter.s3 import Bucket, s3_server, soon
 from tests.exporter.test_pipeline_storage import PIECE, content_of, files
 
 KEY = "run/1/0001"
@@ -175,7 +174,7 @@ class TestLastingFaults:
         assert "://" not in str(failure.value)
         assert len(proxy.met) <= 2 * (HASTY.retries + 1)
         assert bucket.objects() == []
-        assert bucket.open_uploads() == []
+        assert soon(lambda: bucket.open_uploads() == [])
 
     def test_a_server_that_is_away(self, bucket: Bucket, server: str) -> None:
         with FaultyProxy(server) as gone:
@@ -251,7 +250,8 @@ class TestCancelling:
             store.write(KEY, [CONTENT[:size]], proxy.hit.is_set)
 
         # What is given up while the upload is being closed is left to the lifecycle rule.
-        assert len(bucket.open_uploads()) == (request_ in {LAST_PART, COMPLETE})
+        left = request_ in {LAST_PART, COMPLETE}
+        assert soon(lambda: len(bucket.open_uploads()) == left)
 
     def test_a_store_that_hangs_altogether(self, store: ObjectStore, bucket: Bucket, proxy: FaultyProxy) -> None:
         """The upload can't be aborted then, but is as soon as the store is back, without anybody waiting."""
@@ -263,8 +263,7 @@ class TestCancelling:
 
         proxy.clear()
 
-        while bucket.open_uploads():
-            time.sleep(0.05)
+        assert soon(lambda: bucket.open_uploads() == [])
 
     @pytest.mark.parametrize("fault", [hanging, refusing(503, "SlowDown"), slow(0.3)], ids=["hangs", "full", "slow"])
     def test_chunks_that_raise_abort_the_upload(
@@ -283,7 +282,7 @@ class TestCancelling:
         with pytest.raises(SourceGone):
             store.write(KEY, chunks())
         assert bucket.objects() == []
-        assert bucket.open_uploads() == []
+        assert soon(lambda: bucket.open_uploads() == [])
 
     def test_a_folder_is_left_empty(self, tmp_path: Path) -> None:
         stop = threading.Event()
@@ -295,7 +294,7 @@ class TestCancelling:
 
         with pytest.raises(Cancelled):
             ObjectStore(tmp_path).write(KEY, chunks(), stop.is_set)
-        assert files(tmp_path) == []
+        assert soon(lambda: files(tmp_path) == [])
 
 
 class TestFolderFaults:
@@ -316,7 +315,7 @@ class TestFolderFaults:
     def test_a_full_file_system(self, disk: Path, size: int) -> None:
         with pytest.raises(StoreFull, match="No space left"):
             ObjectStore(disk).write(KEY, [CONTENT[:size]])
-        assert files(disk) == []
+        assert soon(lambda: files(disk) == [])
 
     def test_a_read_only_file_system(self, disk: Path) -> None:
         store = ObjectStore(disk)

@@ -136,7 +136,9 @@ async def test_order_per_key_holds_with_many_writers_and_small_batches(
 
     async def relaying(writing: "asyncio.Future[object]") -> None:
         async with database.session() as connection:
-            while await relay.publish_pending(connection) or not writing.done():
+            over = False
+            while await relay.publish_pending(connection) or not over:
+                over = writing.done()  # before the pass that finds nothing, not after
                 await asyncio.sleep(0)
 
     writing = asyncio.gather(*(writer() for _ in range(6)))

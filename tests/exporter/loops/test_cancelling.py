@@ -11,11 +11,13 @@ import pytest
 from cryptography import x509
 
 from services.exporter.config import Settings
+from services.exporter.domain import Claim
 from services.exporter.loops import Worker, attempt
 from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.store import Store
 from shared.database import Database
+from shared.events import RunCancelOrdered
 from shared.sources import Sources
 from tests.exporter.loops.working import Held, Stuck, Ticks, stored_files
 from tests.exporter.runs import (
@@ -27,11 +29,40 @@ from tests.exporter.runs import (
     published,
     requested,
 )
+from tests.exporter.s3 import soon
 
 
-async def test_an_export_is_cancelled_within_two_seconds_and_leaves_no_bytes(
+class Looking(Store):
+    """Counts the looks for an order that begin after it was committed."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, timedelta(days=30))
+        self.ordered = False
+        self.looks = 0
+
+    async def cancel_ordered(self, claim: Claim) -> bool:
+        self.looks += self.ordered
+        return await super().cancel_ordered(claim)
+
+    async def order_cancel(self, event: RunCancelOrdered) -> None:
+        await super().order_cancel(event)
+        self.ordered = True
+
+
+@pytest.fixture
+def store(database: Database) -> Looking:
+    return Looking(database)
+
+
+def test_an_order_is_followed_within_two_seconds() -> None:
+    """What a busy machine takes comes on top; that the first look follows it is what the tests below see."""
+    within = attempt.CANCEL_LOOK + attempt.LET_GO
+    assert within < timedelta(seconds=2)
+
+
+async def test_an_export_is_cancelled_at_the_next_look_and_leaves_no_bytes(
     settings: Settings,
-    store: Store,
+    store: Looking,
     database: Database,
     objects: ObjectStore,
     sources: Sources,
@@ -46,34 +77,31 @@ async def test_an_export_is_cancelled_within_two_seconds_and_leaves_no_bytes(
     await store.queue_run(request)
     working = asyncio.create_task(Worker(settings, store, objects, sources, signing_key, ticks).step())
     await ticks.first.wait()
-    loop = asyncio.get_running_loop()
-    ordered_at = loop.time()
 
     await store.order_cancel(cancel_order(request, actor="mary"))
     await working
 
-    assert loop.time() - ordered_at < 2
+    assert store.looks <= 1  # none, if one had begun just before
     events = await published(database, request.run_id)
     assert names(events) == ["RunQueued", "RunStarted", "RunCancelled"]
     assert (events[-1].actor, events[-1].attempt) == ("mary", 1)
-    assert stored_files(tmp_path) == []
+    assert soon(lambda: stored_files(tmp_path) == [])
     assert ticks.progress[-1].progress.rows < 4_000_000
 
 
-async def test_an_export_that_waits_for_its_source_is_cancelled_within_two_seconds(
-    worker: Worker, store: Store, database: Database, source: str, certificate: x509.Certificate
+async def test_an_export_that_waits_for_its_source_is_cancelled_at_the_next_look(
+    worker: Worker, store: Looking, database: Database, source: str, certificate: x509.Certificate
 ) -> None:
     request = requested(type="stuck")
     await store.queue_run(request)
     working = asyncio.create_task(worker.step())
     await until_reading(source)
-    loop = asyncio.get_running_loop()
-    ordered_at = loop.time()
 
     await store.order_cancel(cancel_order(request))
-    await working
+    async with asyncio.timeout(60):  # the source says nothing for 600 s
+        await working
 
-    assert loop.time() - ordered_at < 2
+    assert store.looks <= 1
     assert names(await published(database, request.run_id)) == ["RunQueued", "RunStarted", "RunCancelled"]
 
 
