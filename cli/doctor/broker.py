@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.protocol.admin import ApiVersionRequest
+from aiokafka.structs import OffsetAndMetadata
 
 from cli import topics
 from cli.broker import administrator
@@ -25,6 +26,9 @@ from shared.cluster import Cluster, Refused
 from shared.config import ServiceSettings
 from shared.messaging import topic_settings
 from shared.rights import OPERATOR, RIGHTS, Operation, Rights
+
+Offsets: TypeAlias = Mapping[TopicPartition, OffsetAndMetadata]
+Bounds: TypeAlias = Mapping[TopicPartition, int]
 
 CHECK: Final = "kafka"
 MOVES_WITHIN: Final = timedelta(seconds=8)
@@ -155,15 +159,17 @@ async def _consumers(cluster: Cluster, lacking: Rights) -> list[Finding]:
     async with administrator(cluster) as admin:
         present = {name for name, *_ in await admin.list_consumer_groups()}
         groups = [await _group(admin, name) for name in visible if name in present]
-        waiting = await _lags(cluster, admin, groups)
+        bounds = await _bounds(cluster, admin, sorted({topic for group in groups for topic in group.topics}))
+        first = {group.name: await admin.list_consumer_group_offsets(group.name) for group in groups}
+        waiting = {group.name: _lag(group, first[group.name], *bounds) for group in groups}
         stuck = {name for name, lag in waiting.items() if lag > 0}
-        first = {name: await _position(admin, name) for name in stuck}
         deadline = asyncio.get_running_loop().time() + MOVES_WITHIN.total_seconds()
         # A group that nobody is in will not move, however long one looks.
         watched = stuck & {group.name for group in groups if group.members}
         while watched and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_LOOK_SECONDS)
-            watched = {name for name in watched if await _position(admin, name) <= first[name]}
+            now = {name: await admin.list_consumer_group_offsets(name) for name in watched}
+            watched = {name for name in watched if _position(now[name]) <= _position(first[name])}
             stuck &= watched | {group.name for group in groups if not group.members}
     findings = [
         warning(CHECK, "consumers", f"{name} has never consumed anything", f"start {name}, if it was not just made")
@@ -202,28 +208,21 @@ async def _group(admin: AIOKafkaAdminClient, name: str) -> _Group:
     return _Group(name, state, len(members), frozenset(asked | committed))
 
 
-async def _position(admin: AIOKafkaAdminClient, group: str) -> int:
+def _position(committed: Offsets) -> int:
     """How far a group is, over all partitions; it only grows."""
-    return sum(max(0, offset.offset) for offset in (await admin.list_consumer_group_offsets(group)).values())
+    return sum(max(0, offset.offset) for offset in committed.values())
 
 
-async def _lags(cluster: Cluster, admin: AIOKafkaAdminClient, groups: Sequence[_Group]) -> dict[str, int]:
-    """How many records each group has to handle still."""
-    begins, ends = await _bounds(cluster, admin, sorted({topic for group in groups for topic in group.topics}))
-    lags: dict[str, int] = {}
-    for group in groups:
-        committed = await admin.list_consumer_group_offsets(group.name)
-        lags[group.name] = sum(
-            max(0, end - max(begins[at], committed[at].offset if at in committed else 0))
-            for at, end in ends.items()
-            if at.topic in group.topics
-        )
-    return lags
+def _lag(group: _Group, committed: Offsets, begins: Bounds, ends: Bounds) -> int:
+    """How many records a group has to handle still."""
+    return sum(
+        max(0, end - max(begins[at], committed[at].offset if at in committed else 0))
+        for at, end in ends.items()
+        if at.topic in group.topics
+    )
 
 
-async def _bounds(
-    cluster: Cluster, admin: AIOKafkaAdminClient, names: Sequence[str]
-) -> tuple[Mapping[TopicPartition, int], Mapping[TopicPartition, int]]:
+async def _bounds(cluster: Cluster, admin: AIOKafkaAdminClient, names: Sequence[str]) -> tuple[Bounds, Bounds]:
     """Where the partitions of topics begin and end."""
     existing = set(await admin.list_topics())
     described: list[Any] = await admin.describe_topics([name for name in names if name in existing]) if names else []

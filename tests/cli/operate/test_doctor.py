@@ -4,6 +4,7 @@ import asyncio
 import doctest
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import OffsetAndMetadata
 
 from cli.broker import administrator
 from cli.dead_letters import inert
@@ -150,6 +153,28 @@ async def test_a_source_without_its_table_is_named(stack: Stack) -> None:
     assert ended.code == 1
     assert "contact: The source database refused the query: there is no table ucs.contacts" in failures(ended)
     assert one(ended, "sources", "contact_history")["status"] == "ok"
+
+
+async def test_a_consumer_that_catches_up_while_it_is_looked_at_is_not_stuck(
+    stack: Stack, acme: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was behind by was its last record, so it never moves again."""
+    ask = AIOKafkaAdminClient.list_consumer_group_offsets
+    answers: Counter[str] = Counter()
+
+    async def late(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+        """As it was one record ago, the first two times."""
+        committed = await ask(admin, group)
+        answers[group] += 1
+        if group != "history" or answers[group] > 2:
+            return committed
+        at = next(partition for partition, offset in committed.items() if offset.offset > 0)
+        return {**committed, at: OffsetAndMetadata(committed[at].offset - 1, "")}
+
+    monkeypatch.setattr(broker, "MOVES_WITHIN", timedelta(seconds=5))
+    monkeypatch.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", late)
+    [told] = [one["message"] for one in of(await doctor(stack), "kafka") if "history" in one["message"]]
+    assert told.endswith("behind and gets on")
 
 
 async def test_what_a_stopped_exporter_leaves_undone_is_told(
