@@ -1,9 +1,11 @@
 """One PostgreSQL for the whole run, a fresh database per test, and a broker of each kind on demand."""
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deploy.local.kafka import EmbeddedKafka
 from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
 from shared import database, migration
+from shared.clock import floor_to
 from shared.database import Database
 from tests.brokers import apache_kafka
 
+HOUR = timedelta(hours=1)
 PUBLISHES = {"job_api": True, "scheduler": True, "exporter": True, "history": False}
 
 # For every Java that a test starts: Kafka is up with two thirds of the work, and stops before more would pay off.
@@ -60,6 +64,15 @@ async def templates(postgres: EmbeddedPostgres) -> dict[str, str]:
         await postgres.create_database(names[service])
         await migration.migrate(postgres.dsn(names[service]), service, outbox=outbox)
     return names
+
+
+@pytest.fixture
+async def quiet_hour() -> None:
+    """No hourly slot, and so no daily one, comes due within the next two minutes."""
+    now = datetime.now(UTC)
+    left = floor_to(now, HOUR) + HOUR - now
+    if left < timedelta(minutes=2):
+        await asyncio.sleep((left + timedelta(seconds=5)).total_seconds())
 
 
 _numbers = itertools.count()

@@ -29,6 +29,8 @@ class Relay:
     """After how many pieces the next streams break off."""
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     """Method, path and headers of every request."""
+    streaming: int = 0
+    """How many streams were opened by those that they come from."""
     url: str = ""
 
     def sent(self, method: str, ending: str = "") -> list[dict[str, str]]:
@@ -63,6 +65,7 @@ class Relay:
                 self.lost.pop(0)
                 await answer.aread()
                 return StreamingResponse(_broken(), 200, {"Content-Length": "1000"})
+            self.streaming += streams
             pieces = self.break_after.pop(0) if streams and self.break_after else None
             return StreamingResponse(
                 _pieces(answer, pieces), answer.status_code,

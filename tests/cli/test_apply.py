@@ -16,8 +16,6 @@ from tests.cli.tenants import Tenant, fails, json_of
 
 MANY = 1000
 
-pytestmark = pytest.mark.timeout(300)  # beside others, the stack alone may take more than a minute to start
-
 
 def job(key: str, **changes: Any) -> dict[str, Any]:
     return {

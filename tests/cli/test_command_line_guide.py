@@ -13,8 +13,6 @@ GUIDE = Path(__file__).parents[2] / "docs" / "command-line.md"
 BLOCK = re.compile(r"```(sh|yaml)\n(.*?)```", re.DOTALL)
 SOME_RUN = "1f2e3d4c"
 
-pytestmark = pytest.mark.timeout(300)  # the first of them starts the stack
-
 
 def run(line: str) -> None:
     """A command as a shell would read it; `> FILE` is all that is needed of one."""

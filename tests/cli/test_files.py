@@ -10,8 +10,6 @@ from tests.cli.exports import cdds
 from tests.cli.relay import Relay
 from tests.cli.tenants import Tenant, eventually, fails, json_of
 
-pytestmark = pytest.mark.timeout(300)  # the first of them starts the stack
-
 
 def test_certificates_are_added_listed_and_removed(tenant: Tenant, tmp_path: Path, relay: Relay) -> None:
     pem = tmp_path / "recipient.pem"

@@ -11,8 +11,6 @@ from tests.cli.exports import cdds
 from tests.cli.relay import Relay
 from tests.cli.tenants import NIGHTLY, Tenant, fails, json_of
 
-pytestmark = pytest.mark.timeout(300)  # the first of them starts the stack
-
 
 @pytest.fixture
 def nightly(tmp_path: Path) -> Path:

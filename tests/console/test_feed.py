@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from deploy.local.processes import free_port
 from services.console.feed import Full, Hub, Limits, Page
 from services.console.feed.page import frame
 from services.console.gateway import Gateway
@@ -254,8 +254,7 @@ async def test_a_stream_that_ends_is_taken_up_where_it_ended(hub: Hub, services:
 
 async def test_pages_stay_and_are_told_while_history_is_away(services: Services) -> None:
     services.jobs[JOB] = job()
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port()
     async with hub_before(f"http://127.0.0.1:{port}") as hub:
         page = Reader(hub.open("t", "token", "UTC", LATER))
         await page.until("stale")
@@ -273,7 +272,7 @@ async def test_pages_stay_and_are_told_while_history_is_away(services: Services)
 
 
 async def test_a_silent_connection_is_given_up(services: Services) -> None:
-    limits = replace(QUICK, silence=timedelta(milliseconds=100))
+    limits = replace(QUICK, silence=timedelta(seconds=1))
     async with served(services) as address, hub_before(address, limits) as hub:
         Reader(hub.open("t", "token", "UTC", LATER))
         first = await services.connected.get()

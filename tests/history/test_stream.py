@@ -513,7 +513,7 @@ async def test_a_stream_needs_a_token_and_ends_with_it(
 ) -> None:
     async with httpx.AsyncClient(base_url=address) as client:
         assert (await client.get("/api/v1/stream")).status_code == 401
-    token = issue(token_key, ISSUER, subject="v", tenant="t1", role="viewer", lifetime=timedelta(seconds=2))
+    token = issue(token_key, ISSUER, subject="v", tenant="t1", role="viewer", lifetime=timedelta(seconds=6))
     async with listening(address, {"Authorization": f"Bearer {token}"}) as listener:
         await project(store, requests(1))
 

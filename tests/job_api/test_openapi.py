@@ -81,7 +81,6 @@ def test_submissions_and_previews_have_examples_that_are_settings() -> None:
     assert not {"HTTPValidationError", "ValidationError"} & set(shapes)
 
 
-@pytest.mark.timeout(300)
 async def test_schemathesis_finds_no_server_error_and_no_breach_of_the_document(
     store: Store, verifier: Authenticator, bearer: TokenFor, certified: None, tmp_path: Path
 ) -> None:

@@ -16,7 +16,8 @@ from deploy.local.data import generator as generator_module
 from deploy.local.data.chance import Chance
 from deploy.local.data.generator import Generator, Population
 from deploy.local.data.vocabulary import HOSTILE
-from deploy.local.postgres import FAST_AND_UNSAFE, EmbeddedPostgres
+from deploy.local.postgres import EmbeddedPostgres
+from tests.conftest import fresh_database
 
 # Four whole weeks from a Monday, so that days of the week can be compared.
 START = datetime(2026, 6, 1, tzinfo=UTC)
@@ -26,10 +27,8 @@ IXN_ID, CONTACT_ID, PARENT_ID, START_DATE, SUBJECT, TEXT, STRUCTURED_TEXT, COMME
 
 
 @pytest.fixture(scope="module")
-async def dsn(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    async with EmbeddedPostgres(tmp_path_factory.mktemp("sources") / "postgres", settings=FAST_AND_UNSAFE) as server:
-        await server.create_database("cdds_sources")
-        dsn = server.dsn("cdds_sources")
+async def dsn(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    async with fresh_database(postgres) as dsn:
         await create_schema(dsn)
         yield dsn
 

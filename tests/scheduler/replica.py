@@ -2,7 +2,7 @@
 
 Each line of the standard input, an event's type and its JSON or the word `due`, is worked on by a process of its own,
 at noon. Its process id and, once it has ended, its exit code are written to the standard output. With `stop` it stops
-itself when it computes its first question, inside its transaction, which the server then ends after a second.
+itself when it computes its first question, inside its transaction, which the server then ends after some seconds.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ async def work(dsn: str, line: str, *, stop: bool) -> None:
         return timedelta(0)
 
     async def clock(connection: Connection) -> datetime:
-        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '1s'")
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '4s'")
         return NOON
 
     async with database.connect(dsn, "scheduler", outbox=True) as pool:

@@ -79,10 +79,13 @@ class Replicas:
 async def replicas(dsn: str, *options: str, **environment: str) -> AsyncGenerator[Replicas]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.scheduler.replica", dsn, *options, env={**os.environ, **environment},
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     try:
         yield Replicas(process)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with the one that has stopped
+        raise
     finally:
         assert process.stdin
         process.stdin.close()
@@ -146,8 +149,9 @@ async def locked(world: World) -> int:
     """How many transactions of others hold what they have locked."""
     async with world.database.session() as connection:
         return await connection.fetchval(
-            """SELECT count(DISTINCT pid) FROM pg_locks
-               WHERE granted AND locktype IN ('advisory', 'transactionid') AND pid <> pg_backend_pid()"""
+            """SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+               WHERE granted AND locktype IN ('advisory', 'transactionid') AND pid <> pg_backend_pid()
+                 AND datname = current_database()"""
         )
 
 

@@ -144,15 +144,29 @@ class Tenant:
         return (await self.read(path, **parameters)).json()
 
     async def submit(self, **changes: Any) -> Row:
-        """Submit `JOB` with `changes`, again while the service is away, as clients are told to; the accepted job."""
+        """Submit `JOB` with `changes`, again while the service is away, as clients are told to; the accepted job.
+
+        What is a function is called at each try.
+        """
 
         async def ask() -> httpx.Response | None:
-            answer = await self.api.post("/jobs", json={**JOB, **changes})
+            now = {name: value() if callable(value) else value for name, value in changes.items()}
+            answer = await self.api.post("/jobs", json={**JOB, **now})
             return None if answer.status_code == 503 else answer
 
         answer = await eventually(ask, what="POST /jobs")
         assert answer.status_code == 201, answer.text
         return answer.json()
+
+    async def shown(self, job: Row, **expected: object) -> Row:
+        """The job once it shows `expected`; `run` is the state of its latest run."""
+
+        async def look() -> Row | None:
+            read: Row = await self.get(f"/jobs/{job['id']}")
+            seen = {**read, "run": read["latest_run"] and read["latest_run"]["state"]}
+            return read if all(seen[name] == value for name, value in expected.items()) else None
+
+        return await eventually(look, what=f"{expected} of {job['settings']['title']!r}")
 
     async def run_id(self, job: Row) -> str:
         """The only run of a job, as soon as it was requested."""

@@ -146,7 +146,6 @@ async def assert_stopped_in_order(folder: Path) -> None:
     assert not (folder / "postgres" / "postmaster.pid").exists()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("kafka", BROKERS)
 async def test_a_stack_survives_ctrl_c_and_the_death_of_all_its_processes(folder: Path, kafka: str) -> None:
     async with in_the_foreground(folder, kafka) as running:

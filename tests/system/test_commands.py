@@ -13,6 +13,7 @@ from tests.system.driver import Row, Tenant, eventually, fetch, tenant
 from tests.system.invariants import assert_invariants
 from tests.system.stacks import BROKERS, running
 
+pytestmark = pytest.mark.usefixtures("quiet_hour")
 HOUR = timedelta(hours=1)
 HOURLY: Row = {
     "schedule": {"kind": "hourly", "every": 1}, "start": None, "type": "contact",
@@ -42,17 +43,6 @@ async def command(who: Tenant, method: str, path: str, status: int, **sent: Any)
     return answer.json() if answer.content else None
 
 
-async def shown(who: Tenant, job: Row, **expected: object) -> Row:
-    """The job once it shows `expected`; of its latest run the state."""
-
-    async def look() -> Row | None:
-        read: Row = await who.get(f"/jobs/{job['id']}")
-        seen = {**read, "run": read["latest_run"] and read["latest_run"]["state"]}
-        return read if all(seen[name] == value for name, value in expected.items()) else None
-
-    return await eventually(look, what=f"{expected}")
-
-
 async def shift(stack: Stack, job: Row, back: timedelta) -> None:
     """Make the next slot of `job` one that was due `back` earlier; nobody can wait for hours here."""
     statement = """UPDATE scheduler.schedules SET next_slot_at = next_slot_at - $2::interval, due_at = due_at - $2
@@ -63,7 +53,7 @@ async def shift(stack: Stack, job: Row, back: timedelta) -> None:
 async def test_runs_wait_are_cancelled_and_hold_a_delete_back(stack: Stack, acme: Tenant) -> None:
     await stack.stop("exporter")
     job = await acme.submit(title="Cancelled", type="contact")
-    await shown(acme, job, run="requested")
+    await acme.shown(job, run="requested")
     waiting = await command(acme, "POST", f"/jobs/{job['id']}/run", 202)
     read = await acme.get(f"/jobs/{job['id']}")
     headers = {"If-Match": f'"{read["version"]}"'}
@@ -74,7 +64,7 @@ async def test_runs_wait_are_cancelled_and_hold_a_delete_back(stack: Stack, acme
     for run_id in (waiting["run_id"], read["latest_run"]["id"]):
         await command(acme, "POST", f"/runs/{run_id}/cancel", 202)
     await stack.start("exporter")
-    await shown(acme, job, run="cancelled")
+    await acme.shown(job, run="cancelled")
     [execution] = await acme.finished(job)
     assert (execution["run_id"], execution["state"]) == (read["latest_run"]["id"], "cancelled")
     finished = await command(acme, "POST", f"/runs/{execution['run_id']}/cancel", 409)
@@ -86,7 +76,7 @@ async def test_runs_wait_are_cancelled_and_hold_a_delete_back(stack: Stack, acme
 async def test_a_run_due_in_the_instant_of_an_accepted_delete_is_cancelled(stack: Stack, acme: Tenant) -> None:
     job = await acme.submit(title="Deleted while due", **HOURLY)
     next_hour = floor_to(datetime.now(UTC), HOUR) + HOUR
-    await shown(acme, job, next_slot_at=utc_text(next_hour))
+    await acme.shown(job, next_slot_at=utc_text(next_hour))
 
     async def known() -> bool:
         return bool(await fetch(stack, "SELECT FROM scheduler.schedules WHERE job_id = $1", job["id"]))
@@ -115,7 +105,7 @@ async def test_a_resumed_job_runs_what_it_missed_when_it_is_asked_to(stack: Stac
     job = await acme.submit(title="Resumed", **HOURLY)
     path = f"/jobs/{job['id']}"
     await command(acme, "POST", f"{path}/suspend", 200)
-    await shown(acme, job, state="suspended", suspended_reason="user", next_slot_at=None)
+    await acme.shown(job, state="suspended", suspended_reason="user", next_slot_at=None)
 
     async def stopped() -> bool:
         return bool(await fetch(stack, "SELECT FROM scheduler.schedules WHERE job_id = $1 AND NOT active", job["id"]))
@@ -132,13 +122,13 @@ async def test_a_resumed_job_runs_what_it_missed_when_it_is_asked_to(stack: Stac
     executions = await acme.finished(job, count=3)
     assert sorted(e["slot_at"] for e in executions) == [slot["at"] for slot in listed["slots"]]
     assert {e["state"] for e in executions} == {"succeeded"}
-    await shown(acme, job, state="active", next_slot_at=utc_text(floor_to(datetime.now(UTC), HOUR) + HOUR))
+    await acme.shown(job, state="active", next_slot_at=utc_text(floor_to(datetime.now(UTC), HOUR) + HOUR))
 
 
 async def test_a_failing_schedule_is_paused_and_its_run_can_be_retried(stack: Stack, acme: Tenant) -> None:
     job = await acme.submit(title="Paused", pause_after_failures=1, **HOURLY)
     fingerprint = acme.recipient.fingerprint
-    await shown(acme, job, next_slot_at=utc_text(floor_to(datetime.now(UTC), HOUR) + HOUR))
+    await acme.shown(job, next_slot_at=utc_text(floor_to(datetime.now(UTC), HOUR) + HOUR))
     await command(acme, "DELETE", f"/certificates/{fingerprint}", 200)
 
     async def forgotten() -> bool:
@@ -151,7 +141,7 @@ async def test_a_failing_schedule_is_paused_and_its_run_can_be_retried(stack: St
     await shift(stack, job, HOUR)
     [failed] = await acme.finished(job)
     assert (failed["state"], failed["reason"]) == ("failed", "certificate_required")
-    await shown(acme, job, state="suspended", suspended_reason="failures")
+    await acme.shown(job, state="suspended", suspended_reason="failures")
     refused = await command(acme, "POST", f"/jobs/{job['id']}/resume", 409)
     assert refused["type"].endswith("certificate-required")
 
@@ -162,7 +152,7 @@ async def test_a_failing_schedule_is_paused_and_its_run_can_be_retried(stack: St
     assert (retried["state"], retried["trigger"]) == ("succeeded", "retry")
     assert retried["question"] == failed["question"]
     await command(acme, "POST", f"/jobs/{job['id']}/resume", 200)
-    await shown(acme, job, state="active")
+    await acme.shown(job, state="active")
 
 
 async def test_a_backfill_asks_for_what_is_missing_and_shows_how_far_it_is(stack: Stack, acme: Tenant) -> None:

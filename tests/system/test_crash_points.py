@@ -89,9 +89,11 @@ async def test_a_kill_at_this_point_leaves_no_trace_in_the_result(
 ) -> None:
     marker = tmp_path / "killed"
     await arm(stack, service, point, marker)
-    start = datetime.now(UTC) + timedelta(seconds=2)
 
-    job = await acme.submit(start=utc_text(start), split_bytes=64 * 1024, title=f"{service} dies at {point}")
+    def soon() -> str:
+        return utc_text(datetime.now(UTC) + timedelta(seconds=2))
+
+    job = await acme.submit(start=soon, split_bytes=64 * 1024, title=f"{service} dies at {point}")
     await killed(marker)
 
     execution = await acme.succeeded(job)

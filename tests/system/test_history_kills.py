@@ -126,7 +126,7 @@ class Projector:
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(8, marks=pytest.mark.apache),
+        pytest.param(8, marks=[pytest.mark.apache, pytest.mark.timeout(600)]),
         pytest.param(50, marks=[pytest.mark.apache, pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )

@@ -59,7 +59,12 @@ async def metrics(stack: Stack, service: str) -> dict[tuple[str, ...], float]:
 
 
 async def test_an_export_is_counted_where_it_happens(stack: Stack, acme: Tenant) -> None:
-    exporter = await metrics(stack, "exporter")
+    async def counted() -> dict[tuple[str, ...], float] | None:
+        # An attempt is timed when it has cleaned up, after its end is told.
+        found = await metrics(stack, "exporter")
+        return found if found.get(("cdds_attempt_duration_seconds_count", "failed")) else None
+
+    exporter = await eventually(counted, what="the failed attempt")
     assert exporter["cdds_exported_rows_total", "ucs"] > 0
     assert exporter["cdds_exported_bytes_total", "ucs"] > exporter["cdds_artifact_stored_bytes_total",] > 0
     assert exporter["cdds_attempt_duration_seconds_count", "succeeded"] == 1

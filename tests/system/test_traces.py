@@ -1,7 +1,7 @@
 """One run is one trace through all services and one story in their logs; a collector that is away harms nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,8 +11,8 @@ from tests.system.collector import Collector, Span, collecting
 from tests.system.driver import Row, Tenant, eventually, tenant
 
 WAITING: Row = {
-    "type": "contact", "schedule": {"kind": "daily", "at": "00:00"}, "start": None, "retry": {"attempts": 1},
-    "timeframe": {"kind": "all"},
+    "type": "contact", "schedule": {"kind": "monthly", "day": 15, "at": "12:30"}, "start": None,
+    "retry": {"attempts": 1}, "timeframe": {"kind": "all"},
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ async def test_a_run_is_one_trace_and_one_story_and_needs_no_collector() -> None
             await data.load_contacts(stack.dsn(SOURCES_DATABASE), "ucs", rows=10)
             async with tenant(stack, "acme") as acme:
                 run_id = (await run_now(acme))["run_id"]
-                await eventually(lambda: seen(collector), what="the spans of the run")
+                await eventually(lambda: seen(collector, run_id), what="the spans of the run")
                 assert_one_trace(collector.spans, run_id)
                 assert_one_story(lines, run_id, trace_of(collector.spans, run_id))
                 await eventually(lambda: retried(acme, run_id), what="job_api to know the run's end")
@@ -55,10 +55,11 @@ async def test_a_run_is_one_trace_and_one_story_and_needs_no_collector() -> None
                 await run_now(acme)
 
 
-async def seen(collector: Collector) -> bool:
-    """Whether history has told that it has taken the run's end."""
+async def seen(collector: Collector, run_id: str) -> bool:
+    """Whether history has told that it has taken the run's end, and every service all it did about it."""
     ends = {span.id for span in of(collector.spans, "publish exporter.runs.v1") if ended(span)}
-    return any(ends.intersection(span.links) for span in collector.spans if span.service == "cdds-history")
+    taken = any(ends.intersection(span.links) for span in collector.spans if span.service == "cdds-history")
+    return taken and len(roots(inside(collector.spans, run_id))) == 1
 
 
 async def retried(tenant: Tenant, run_id: str) -> bool:
@@ -88,19 +89,29 @@ def trace_of(spans: Sequence[Span], run_id: str) -> str:
     return trace
 
 
+def inside(spans: Sequence[Span], run_id: str) -> dict[str, Span]:
+    """The spans of the run's trace by their ids."""
+    trace = trace_of(spans, run_id)
+    return {span.id: span for span in spans if span.trace == trace}
+
+
+def roots(trace: Mapping[str, Span]) -> list[Span]:
+    """What is below nothing; also what came before the span that it is below, which is told when it has ended."""
+    return [span for span in trace.values() if span.parent not in trace]
+
+
 def assert_one_trace(spans: Sequence[Span], run_id: str) -> None:
     """From the person's request to the end of the run, each step below the one that caused it."""
-    trace = trace_of(spans, run_id)
-    inside = {span.id: span for span in spans if span.trace == trace}
-    [root] = [span for span in inside.values() if span.parent not in inside]
+    trace = inside(spans, run_id)
+    [root] = roots(trace)
     assert (root.service, root.parent, root.attributes["http.request.method"]) == ("cdds-console", "", "POST")
-    assert {span.service for span in inside.values()} == {f"cdds-{name}" for name in SERVICES if name != "history"}
+    assert {span.service for span in trace.values()} == {f"cdds-{name}" for name in SERVICES if name != "history"}
 
     def path(span: Span) -> list[str]:
-        above = inside.get(span.parent)
+        above = trace.get(span.parent)
         return [*(path(above) if above else []), f"{span.service.removeprefix('cdds-')}: {span.name}"]
 
-    [attempt] = of(list(inside.values()), "attempt")
+    [attempt] = of(list(trace.values()), "attempt")
     ids = {name: attempt.attributes[f"cdds.{name}"] for name in ("run_id", "tenant", "attempt", "source", "type")}
     assert ids == {"run_id": run_id, "tenant": "acme", "attempt": 1, "source": "ucs", "type": "contact"}
     assert path(attempt)[-7:] == [
@@ -108,14 +119,14 @@ def assert_one_trace(spans: Sequence[Span], run_id: str) -> None:
         "scheduler: commit RunRequested", "scheduler: publish scheduler.runs.v1", "exporter: handle scheduler.runs.v1",
         "exporter: attempt",
     ]  # fmt: skip
-    [end] = of(list(inside.values()), "commit RunSucceeded")
+    [end] = of(list(trace.values()), "commit RunSucceeded")
     assert path(end)[:-1] == path(attempt), "what the attempt commits belongs to it"
-    statements = [span for span in inside.values() if "db.statement" in span.attributes]
+    statements = [span for span in trace.values() if "db.statement" in span.attributes]
     assert {span.service for span in statements} >= {"cdds-job_api", "cdds-scheduler", "cdds-exporter"}
     assert not [span for span in spans if "db.statement" in span.attributes and not span.parent], "loops are silent"
     projecting = [span for span in spans if span.service == "cdds-history" and span.name.startswith("handle ")]
     linked = {link for span in projecting for link in span.links}
-    assert {span.id for span in inside.values() if ended(span)} <= linked
+    assert {span.id for span in trace.values() if ended(span)} <= linked
     assert all(span.parent == "" for span in projecting), "a batch belongs to no one run"
     known = {"http.target", "http.url", "url.full", "url.path", "url.query"}
     told = [str(span.attributes.get(name, "")) for span in spans for name in known]

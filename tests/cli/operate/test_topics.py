@@ -51,7 +51,7 @@ async def test_all_topics_are_made_with_their_settings(broker: str, admin: AIOKa
 
     made = await cdds("topics", "ensure", "--kafka", broker, "--partitions", "2")
     assert made.code == 0, made
-    assert await names(admin) == {name for topic in TOPICS for name in (topic.name, topic.dead, topic.replay)}
+    await all_there(admin)
     for topic in TOPICS:
         assert await settings(admin, topic.dead) == ("delete", str(WEEK), 2)
         assert await settings(admin, topic.replay) == ("delete", str(WEEK // 7), 2)
@@ -60,6 +60,16 @@ async def test_all_topics_are_made_with_their_settings(broker: str, admin: AIOKa
     assert again.code == 0, again
     assert again.json() == {"dry_run": False, "created": [], "mended": [], "different": []}
     assert (await settings(admin, JOBS.name))[2] == 2, "partitions are never taken away"
+
+
+async def all_there(admin: AIOKafkaAdminClient) -> None:
+    """Kafka answers before it shows them."""
+    wanted = {name for topic in TOPICS for name in (topic.name, topic.dead, topic.replay)}
+
+    async def look() -> bool:
+        return await names(admin) == wanted
+
+    await eventually(look, what="the topics")
 
 
 async def test_what_is_different_is_said_and_mended_when_asked(broker: str, admin: AIOKafkaAdminClient) -> None:
@@ -92,6 +102,7 @@ async def test_what_is_different_is_said_and_mended_when_asked(broker: str, admi
 
 async def test_replicas_are_not_ours_to_move(broker: str, admin: AIOKafkaAdminClient) -> None:
     await cdds("topics", "ensure", "--kafka", broker, "--partitions", "1")
+    await all_there(admin)
     ended = await cdds("topics", "ensure", "--kafka", broker, "--replication", "3", "--repair", "--partitions", "1")
     assert ended.code == 1, ended
     assert "kafka-reassign-partitions.sh" in ended.output

@@ -8,7 +8,7 @@ import asyncpg
 from deploy.local import stack
 
 SLOW_ROWS: Final = 300
-NAP_SECONDS: Final = 0.02
+NAP_SECONDS: Final = 0.05
 
 SOURCES: Final = """
 [sources.lab]

@@ -275,8 +275,13 @@ async def test_jobs_and_runs_are_cloned_and_one_time_jobs_are_only_read(people: 
     clone = await person.api("GET", f"/jobs/{await saved(page, 'Every day')}")
     assert clone["settings"]["key"] is None
     assert clone["settings"]["media_types"] == ["chat"]
+
     # The run keeps the settings that the job had.
-    run = (await person.api("GET", f"/jobs/{job['id']}"))["latest_run"]["id"]
+    async def requested() -> str | None:
+        latest = (await person.api("GET", f"/jobs/{job['id']}"))["latest_run"]
+        return latest and latest["id"]
+
+    run = await eventually(requested)
 
     async def recorded() -> bool:
         return bool((await person.api("GET", f"/executions?job_id={job['id']}"))["items"])

@@ -63,7 +63,8 @@ async def organisation(chromium: str) -> AsyncIterator[Organisation]:
 
 def _installed() -> None:
     """The provider's packages, as its lock file has them."""
-    if not (PROVIDER / "node_modules").exists():
+    # Written at its end; half of them would be as good as none.
+    if not (PROVIDER / "node_modules" / ".package-lock.json").exists():
         subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=PROVIDER, check=True)
 
 

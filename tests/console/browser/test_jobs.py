@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.console.browser.conftest import People, Person
@@ -81,10 +82,12 @@ async def test_pages_follow_each_other_and_keep_the_filters(people: People) -> N
     assert "text=Job" in page.url
     await page.go_back()
     await expect(titles).to_have_count(25)
+    await page.wait_for_load_state()
     await page.get_by_label("Select all jobs on this page").check()
     await expect(page.locator("[data-selected-count]")).to_have_text("25 selected")
 
 
+@pytest.mark.usefixtures("quiet_hour")
 async def test_the_switch_suspends_and_resume_asks_about_missed_slots(people: People) -> None:
     admin = await people.enter()
     job = await submit(admin, title="Switched", schedule={"kind": "hourly", "every": 1})
@@ -131,8 +134,8 @@ async def test_the_toolbar_works_on_what_is_selected(people: People) -> None:
     await page.keyboard.press("Escape")
     await toolbar.get_by_role("button", name="Delete").click()
     await dialog.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("Deleted 1 job.")).to_be_visible()  # for some seconds
     await expect(page.locator("tbody th a")).to_have_text(["Kept"])
-    await expect(page.get_by_text("Deleted 1 job.")).to_be_visible()
     await page.get_by_label("Select Kept").check()
     await toolbar.get_by_role("button", name="Run now").click()
     await expect(page.get_by_text("Requested a run of 1 job.")).to_be_visible()

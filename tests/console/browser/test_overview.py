@@ -3,15 +3,12 @@
 import re
 from datetime import timedelta
 
-import pytest
 from playwright.async_api import expect
 
 from tests.console.browser.conftest import People
 from tests.console.browser.exports import exported, store_certificate
 from tests.console.hostile import HOSTILE
-from tests.system.driver import JOB, Recipient
-
-pytestmark = pytest.mark.timeout(300)
+from tests.system.driver import JOB, Recipient, eventually
 
 DAILY = {"kind": "daily", "at": "02:30"}
 LAST_DAY = {"kind": "last", "unit": "day"}
@@ -57,7 +54,11 @@ async def test_a_new_tenant_is_led_from_its_first_steps_to_its_exports(people: P
     await expect(running.get_by_role("link", name="A slow one")).to_be_visible()
     await expect(running.get_by_role("progressbar")).to_be_visible()
     await expect(running).to_contain_text("Nothing runs at the moment.", timeout=60_000)
-    assert (await person.api("GET", f"/jobs/{job['id']}"))["latest_run"]["state"] == "succeeded"
+
+    async def succeeded() -> bool:
+        return (await person.api("GET", f"/jobs/{job['id']}"))["latest_run"]["state"] == "succeeded"
+
+    await eventually(succeeded, what="job_api to know of the end")
 
     viewer = await people.enter("viewer", tenant=person.tenant, theme="dark", width=390)
     page = await viewer.open("/")

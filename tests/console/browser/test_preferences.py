@@ -4,7 +4,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -14,8 +13,6 @@ from playwright.async_api import Page, expect
 from services.console.domain.validity import grouped
 from tests.console.browser.conftest import People, Person
 from tests.system.driver import Recipient
-
-pytestmark = pytest.mark.timeout(300)
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"{{ 7*7 }}<script>alert(2)</script>"
 

@@ -23,7 +23,8 @@ async def _settled(lab: Lab) -> AsyncIterator[None]:
 
 async def test_a_source_restarted_in_mid_export_costs_an_attempt_and_not_a_row(lab: Lab, acme: Tenant) -> None:
     async with lab.closed(Gate.MIDDLE):
-        job = await submitted(acme, "gated")
+        # PostgreSQL has to be back before the last of them.
+        job = await submitted(acme, "gated", retry={"attempts": 10, "backoff": "PT3S"})
         await lab.waiting("advisory")
         run_id = await acme.run_id(job)
         await lab.parts(run_id)

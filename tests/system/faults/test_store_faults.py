@@ -47,7 +47,10 @@ class Disk:
 
     def becomes(self, options: str) -> None:
         """Change the mounted disk: `ro`, `rw`, another size."""
-        said = self._run("mount", "-o", f"remount,{options}")
+        deadline = time.monotonic() + 60
+        # Not while a part is being written.
+        while "busy" in (said := self._run("mount", "-o", f"remount,{options}")) and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert not said, said
 
     def _run(self, *command: str) -> str:
