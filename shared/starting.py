@@ -58,12 +58,13 @@ def read(model: type[S]) -> Read[S]:
 def unreadable(error: ValidationError | SettingsError) -> Iterator[Fault]:
     """What keeps settings from being read; never says what they hold."""
     if isinstance(error, SettingsError):
-        found = re.search(r'field "(\w+)"', str(error))
-        yield (
-            Fault(found[1], "is not JSON", 'write it as JSON, such as {"name": "value"}, in quotes of the shell')
-            if found
-            else Fault("", str(error))
-        )
+        match re.findall(r'error (getting|parsing) value for field "(\w+)"', str(error)):
+            case [("parsing", field)]:
+                yield Fault(field, "is not JSON", 'write it as JSON, such as {"name": "value"}, in quotes of the shell')
+            case [(_, field)]:
+                yield Fault(field, "is in a file that is no text", "write it as UTF-8")
+            case _:
+                yield Fault("", str(error))
         return
     for problem in error.errors(include_input=False, include_url=False):
         setting, *inside = (str(part) for part in problem["loc"]) if problem["loc"] else ("",)

@@ -40,4 +40,4 @@ def tell_order(client: Client, ordered: Document, what: str, *, watch: bool, out
     elif output is Output.TABLE:
         say(f"Run {ordered['run_id']} {what}.")
     if watch:
-        watch_run(client, ordered["run_id"], output)
+        watch_run(client, ordered, output)

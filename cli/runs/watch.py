@@ -21,6 +21,8 @@ from cli.runs.stream import Happened, follow
 from shared import slots
 
 KNOWN_WITHIN_SECONDS: Final = 20
+_LOOKED_AT: Final = 50
+"""Of the job's skipped slots, the newest; what was ordered a moment ago is among them."""
 _OF_A_RUN: Final = frozenset(
     {"RunRequested", "RunQueued", "RunStarted", "RunAttemptFailed", "RunSucceeded", "RunFailed", "RunCancelled"}
 )
@@ -59,10 +61,10 @@ def watch(
         raise typer.Exit(Exit.FAILED)
 
 
-def watch_run(client: Client, run_id: str, output: Output) -> None:
+def watch_run(client: Client, ordered: Document, output: Output) -> None:
     """Show how a run goes that was just ordered, and end the command with 1 unless it succeeds."""
     with screen(output) as shown_on:
-        watcher = Watcher(client, shown_on, [run_id], known=True)
+        watcher = Watcher(client, shown_on, [ordered["run_id"]], ordered["job_id"], known=True)
         watcher.watch()
     if not watcher.succeeded:
         raise typer.Exit(Exit.FAILED)
@@ -104,7 +106,7 @@ class Watcher:
             return
         run = happened.body.get("run_id")
         if happened.type in _NEVER_A_RUN:
-            self._skipped(happened.body)
+            self._skipped(happened.body["job_id"], happened.body["slot"]["key"], happened.body["reason"])
         elif run is None or run in self._ended or (self._wanted is not None and run not in self._wanted):
             return
         elif happened.type == "RunProgressed" and run in self._seen:
@@ -133,6 +135,10 @@ class Watcher:
         except Refused as refused:
             if refused.status != _NOT_FOUND:
                 raise
+            # It waits, or was skipped while nobody listened.
+            if self._job is not None:
+                for slot in self._client.items("/slots", first=_LOOKED_AT, job_id=self._job, outcome="skipped"):
+                    self._skipped(slot["job_id"], slot["slot_key"], slot["reason"])
 
     def _show(self, run: Document) -> None:
         self._seen[run["run_id"]] = dict(run)
@@ -146,15 +152,14 @@ class Watcher:
         if not over(run) and (before is None or _place(progress) > _place(before)):
             self._show({**run, "state": "running", "progress": progress})
 
-    def _skipped(self, event: Document) -> None:
+    def _skipped(self, job: str, key: str, reason: str | None) -> None:
         """A slot that waited for its turn becomes no run; then nobody waits for one."""
-        key = event["slot"]["key"]
-        run = str(slots.run_id(UUID(event["job_id"]), key))
+        run = str(slots.run_id(UUID(job), key))
         if self._wanted is not None and run in self._wanted:
             self._show(
                 {
-                    "run_id": run, "job_id": event["job_id"], "title": "", "state": "skipped", "attempt": 0,
-                    "rows": None, "bytes": None, "progress": None, "reason": event["reason"], "message": None,
+                    "run_id": run, "job_id": job, "title": "", "state": "skipped", "attempt": 0,
+                    "rows": None, "bytes": None, "progress": None, "reason": reason, "message": None,
                     "duration_seconds": None,
                 }
             )  # fmt: skip

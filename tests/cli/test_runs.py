@@ -124,6 +124,24 @@ def test_a_run_that_waits_and_never_becomes_one_is_not_waited_for(tenant: Tenant
     assert (recorded.states, watcher.succeeded) == (["skipped"], False)
 
 
+def test_a_run_that_was_skipped_while_nobody_listened_is_not_waited_for(tenant: Tenant) -> None:
+    job = tenant.certify().submit()
+    recorded = Recorded()
+    with tenant.source_locked(), Client(tenant.stack.url, tenant.token("viewer")) as client:
+        first = json_of("jobs", "run", job["id"])["run_id"]
+        running(first)
+        second = json_of("jobs", "run", job["id"])["run_id"]
+        json_of("runs", "cancel", second)
+        eventually(lambda: client.json("/slots", job_id=job["id"], outcome="skipped")["items"], what="the ledger")
+        watcher = watch.Watcher(client, recorded, [second], job["id"], known=True)
+        following = Thread(target=watcher.watch, daemon=True)
+        following.start()
+        following.join(30)
+        json_of("runs", "cancel", first)
+    assert not following.is_alive()
+    assert (recorded.states, watcher.succeeded) == (["skipped"], False)
+
+
 @pytest.mark.parametrize("fault", ["the stream breaks", "there is no stream"])
 def test_a_run_is_followed_however_bad_the_way(tenant: Tenant, relay: Relay, fault: str) -> None:
     job = tenant.certify().submit()

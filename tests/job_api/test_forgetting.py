@@ -145,6 +145,18 @@ async def test_a_deleted_job_goes_when_nothing_is_in_progress(database: Database
         assert [row["id"] for row in await connection.fetch("SELECT id FROM jobs")] == [living.id]
 
 
+async def test_the_database_keeps_what_is_not_over_whoever_deletes(database: Database, store: Store) -> None:
+    job = await create(store)
+    for status in RunStatus:
+        await store.note_run(sighting(job.id, status))
+    async with database.transaction() as connection:
+        assert await connection.execute("DELETE FROM runs") == "DELETE 4"
+        assert await connection.fetchval("SELECT count(*) FROM runs") == 4
+        for table in ("jobs", "outbox"):
+            assert await connection.fetchval(f"SELECT count(*) FROM {table}") > 0
+            assert await connection.execute(f"DELETE FROM {table}") == "DELETE 0", table
+
+
 async def test_the_database_keeps_the_audit_of_400_days_whoever_deletes(database: Database, store: Store) -> None:
     await create(store)
     await grow_old(database, "audit", "at", where="action = 'certificate.add'")

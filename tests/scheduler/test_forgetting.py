@@ -56,6 +56,16 @@ async def test_what_is_over_goes_and_what_is_open_stays(database: Database, stor
     assert len(await requested(database)) == 3
 
 
+async def test_the_database_keeps_what_is_not_over_whoever_deletes(database: Database, store: Store) -> None:
+    await store.keep_schedule(created(hours_ago(3), overlap="buffer_all", **UNTIL_NOW))
+    await request_all(store)
+    for table in ("slots", "schedules", "outbox"):
+        kept = await count(database, table)
+        assert kept > 0
+        async with database.transaction() as connection:
+            assert await connection.execute(f"DELETE FROM {table}") == "DELETE 0", table
+
+
 async def test_a_job_that_is_heard_of_again_does_not_run_at_once_again(database: Database) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=463)
     event = created(long_ago, schedule={"kind": "once"}, start="immediately")

@@ -107,18 +107,27 @@ def start(**environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("CDDS_SCHEDULER_LOG_LEVEL", b"Zq7"), ("CDDS_SCHEDULER_POSTGRES", b"Zq7\xff"), ("CDDS_SCHEDULER_KAFKA", b"Zq7")],
+    ("name", "content", "said"),
+    [
+        ("CDDS_SCHEDULER_LOG_LEVEL", b"Zq7", "CDDS_SCHEDULER_LOG_LEVEL: "),
+        (
+            "CDDS_SCHEDULER_POSTGRES",
+            b"Zq7\xff",
+            "CDDS_SCHEDULER_POSTGRES: is in a file that is no text; write it as UTF-8",
+        ),
+        ("CDDS_SCHEDULER_KAFKA", b"Zq7", "CDDS_SCHEDULER_POSTGRES: is not set"),
+    ],
     ids=["wrong", "no text", "others are missing"],
 )
 def test_a_start_that_fails_tells_without_a_traceback_and_without_what_is_in_the_file(
-    folder: Path, name: str, content: bytes
+    folder: Path, name: str, content: bytes, said: str
 ) -> None:
     (folder / name).write_bytes(content)
     ended = start()
     assert ended.returncode == 2
     assert ended.stderr
     assert all(line.startswith("scheduler: ") for line in ended.stderr.splitlines())
+    assert said in ended.stderr
     assert "Zq7" not in ended.stdout + ended.stderr
 
 
