@@ -172,7 +172,9 @@ async def test_a_file_whose_bytes_are_lost_is_no_download(
 ) -> None:
     objects.delete_prefix(str(exported.run_id))
 
-    assert_problem(await client.get(exported.part), 503, "unavailable")
+    answer = await client.get(exported.part)
+    assert_problem(answer, 503, "unavailable")
+    assert "does not have this file" in answer.json()["detail"]
     assert await downloads(database) == 0
 
 

@@ -137,6 +137,49 @@ async def test_postgresql_restored_to_an_earlier_moment_than_kafka_and_the_store
     assert checked.code == 0, checked.output
 
 
+async def test_a_history_that_is_lost_altogether_comes_back_by_a_rebuild(stack: Stack, acme: Tenant) -> None:
+    before = await acme.succeeded(await acme.submit())
+    await stack.stop("history")
+    await execute(stack, "DROP SCHEMA history CASCADE")
+    await stack.start("history")
+    # It has read all there is on Kafka, and so knows nothing.
+    assert (await acme.get("/executions"))["items"] == []
+
+    rebuilt = await cdds("history", "rebuild", "--postgres", stack.dsn(), "--output", "json")
+
+    assert rebuilt.code == 0, rebuilt
+    assert await acme.executions(before["job_id"]) == [before]
+    after = await acme.succeeded(await acme.submit())
+    assert len((await acme.download(after)).lines) > 0
+    await assert_invariants(stack)
+    checked = await cdds("history", "rebuild", "--check", "--postgres", stack.dsn(), "--output", "json")
+    assert checked.code == 0, checked.output
+
+
+async def test_files_of_a_store_that_is_lost_are_exported_again_by_a_backfill(stack: Stack, acme: Tenant) -> None:
+    yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
+    job = await acme.submit(
+        schedule={"kind": "daily", "at": "12:30"}, start=None, timeframe={"kind": "last", "count": 1, "unit": "day"}
+    )
+    wanted = {"from": utc_text(yesterday - timedelta(days=2)), "to": utc_text(yesterday), "reprocess": "all"}
+    path = f"/jobs/{job['id']}/backfill"
+    assert (await acme.api.post(path, json=wanted)).status_code == 202
+    lost = await acme.finished(job, count=2)
+    files = [await file_of(stack, run["run_id"]) for run in lost]
+
+    shutil.rmtree(stack.data / "objects")
+    (stack.data / "objects").mkdir()
+
+    for file in files:
+        answer = await acme.api.get(f"/files/{file}")
+        assert answer.status_code == 503
+        assert "does not have this file" in answer.text
+    assert (await acme.api.post(path, json=wanted)).status_code == 202
+    again = [run for run in await acme.finished(job, count=4) if run not in lost]
+    for run in again:
+        await acme.download(run)
+
+
 async def change(acme: Tenant, job: Row, title: str) -> httpx.Response:
     found = await acme.api.get(f"/jobs/{job['id']}")
     return await acme.api.patch(

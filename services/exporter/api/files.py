@@ -17,6 +17,7 @@ from services.exporter.pipeline import ObjectStore, StoreFailed
 from services.exporter.pipeline.manifest import SigningKey
 from services.exporter.store import Store
 from shared.http import Administrator, Operator, Problem, Reader, invalid, not_found
+from shared.observability import log
 from shared.openapi import problems
 
 CONCURRENT: Final = 32
@@ -108,8 +109,10 @@ def router(store: Store, objects: ObjectStore, key: SigningKey) -> APIRouter:
                 held.enter_context(turns.one())
                 try:
                     slices = await reading.begin(file.object_key, span)
-                except (FileNotFoundError, StoreFailed):
+                except (FileNotFoundError, StoreFailed) as error:
                     _available(await store.file(caller.tenant, artifact_id))  # or it was deleted meanwhile
+                    if isinstance(error, FileNotFoundError):
+                        raise _lost(error) from error
                     raise
             # What is answered with bytes is written down before the first of them, and nothing else is.
             _available(await store.start_download(caller.tenant, artifact_id, caller.subject))
@@ -139,6 +142,15 @@ def _available(file: Download | None) -> Download:
         why = "its retention has ended" if file.gone == "expired" else "it was deleted on request"
         raise Problem(410, "artifact-expired", f"The file is gone: {why}.")
     return file
+
+
+def _lost(error: FileNotFoundError) -> Problem:
+    """Not that the file is gone: the wrong store may be mounted, and who follows the files would never come back."""
+    log.error("object is missing", key=str(error))
+    return Problem(
+        503, "unavailable",
+        "The object store does not have this file. Try again later; if that lasts, tell who runs the service.",
+    )  # fmt: skip
 
 
 def _span(file: Download, asked: str | None) -> range | None:
