@@ -43,6 +43,9 @@ _SETTINGS: Mapping[str, str] = {
     "log_checkpoints": "off",
 }
 
+_LEFT_BY_A_KILLED_SERVER = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
+"""Sessions leave its memory within moments, each at its own time, and it has its number until its death is noticed."""
+
 _INITDB_OPTIONS = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions", "--locale=C")
 # The same order of texts on every machine, and Unicode upper and lower case.
 _UNICODE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
@@ -115,11 +118,10 @@ class EmbeddedPostgres:
                 await until_ready(self._server, self._accepts_connections, within)
                 return
             except StartFailed as error:
-                if not any("pre-existing shared memory block" in line for line in error.lines):
+                if not any(left in line for line in error.lines for left in _LEFT_BY_A_KILLED_SERVER):
                     raise
-            # Sessions of a killed server leave its shared memory within moments, each at its own time.
             await asyncio.sleep(0.1)
-        raise StartFailed(self.name, "found its shared memory in use for too long", self._server.last_lines)
+        raise StartFailed(self.name, "found what another server left, for too long", self._server.last_lines)
 
     async def wait(self) -> int:
         """Wait until the server has ended."""
