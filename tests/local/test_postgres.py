@@ -1,5 +1,8 @@
 """The embedded PostgreSQL, started for real: answers, restarts, crashes and leftovers of a killed parent."""
 
+import asyncio
+import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,6 +87,20 @@ async def test_a_server_forgotten_by_a_killed_parent_is_stopped_first(postgres: 
         assert await postgres.wait() == 0
         assert successor.pid != postgres.pid
         assert await fetch(successor, "SELECT number FROM numbers") == 7
+
+
+async def test_a_killed_server_whose_death_nobody_has_noticed_is_waited_for(postgres: EmbeddedPostgres):
+    await fetch(postgres, "CREATE TABLE numbers AS SELECT 7 AS number")
+    await postgres.stop()
+    account = "nobody" if os.geteuid() == 0 else None
+    with subprocess.Popen(["true"], user=account) as dead:  # until somebody asks how it ended, its number is taken
+        (postgres.data / "postmaster.pid").write_text(f"{dead.pid}\n")
+        starting = asyncio.create_task(postgres.start())
+        async with asyncio.timeout(60):
+            while not any("already exists" in line for line in postgres._server.last_lines):
+                await asyncio.sleep(0.01)
+    await starting
+    assert await fetch(postgres, "SELECT number FROM numbers") == 7
 
 
 async def test_an_interrupted_initdb_leaves_nothing_that_looks_finished(folder: Path):
