@@ -19,7 +19,7 @@ from shared import runtime
 from shared.config import ProcessSettings
 
 class Settings(ProcessSettings):
-    model_config = SettingsConfigDict(env_prefix="CDDS_TEST_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="CDDS_EXAMPLE_", frozen=True, extra="forbid")
 
 async def part():
     sys.stdout.write("started\\n")
@@ -47,7 +47,7 @@ runtime.main("test", Settings, application)
 
 @asynccontextmanager
 async def process(mode: str, **settings: str) -> AsyncGenerator[asyncio.subprocess.Process]:
-    environment = {"CDDS_TEST_HTTP_PORT": "8000"} | settings
+    environment = {"CDDS_EXAMPLE_HTTP_PORT": "8000"} | settings
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PROGRAM, mode,
         stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **environment},
@@ -75,7 +75,7 @@ async def test_a_signal_stops_the_process_in_order() -> None:
 
 
 async def test_the_end_of_standard_input_stops_a_process_that_was_told_to_stop_with_its_parent() -> None:
-    async with process("wait", CDDS_TEST_STOP_WITH_PARENT="true") as child:
+    async with process("wait", CDDS_EXAMPLE_STOP_WITH_PARENT="true") as child:
         await until_started(child)
         await child.communicate(b"")
         assert child.returncode == 0
@@ -100,12 +100,12 @@ async def test_a_part_that_fails_ends_the_process_with_its_error_in_the_log() ->
 
 
 async def test_a_bad_setting_is_named_as_the_environment_variable_it_is() -> None:
-    async with process("wait", CDDS_TEST_HTTP_PORT="many", CDDS_TEST_LOG_LEVEL="loud") as child:
+    async with process("wait", CDDS_EXAMPLE_HTTP_PORT="many", CDDS_EXAMPLE_LOG_LEVEL="loud") as child:
         _, errors = await child.communicate()
         assert child.returncode == 2
         lines = errors.decode().splitlines()
         assert [line.split(": ")[:2] for line in lines] == [
-            ["test", "CDDS_TEST_HTTP_PORT"], ["test", "CDDS_TEST_LOG_LEVEL"],
+            ["test", "CDDS_EXAMPLE_HTTP_PORT"], ["test", "CDDS_EXAMPLE_LOG_LEVEL"],
         ]  # fmt: skip
 
 
@@ -162,7 +162,7 @@ async def test_a_second_signal_does_not_wait_for_what_is_in_hand(second: signal.
 
 
 async def test_nothing_waits_once_the_parent_is_gone() -> None:
-    async with process("drain for ever", CDDS_TEST_STOP_WITH_PARENT="true") as child:
+    async with process("drain for ever", CDDS_EXAMPLE_STOP_WITH_PARENT="true") as child:
         await until_started(child)
         output, _ = await child.communicate(b"")
         assert child.returncode == 0

@@ -17,14 +17,14 @@ SECRET = "postgresql://job@db/cdds?password=Zq7-do-not-tell"
 
 
 class Settings(ServiceSettings):
-    model_config = SettingsConfigDict(env_prefix="CDDS_TEST_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="CDDS_EXAMPLE_", frozen=True, extra="forbid")
 
 
 GIVEN = {
-    "CDDS_TEST_HTTP_PORT": "8000",
-    "CDDS_TEST_KAFKA": "kafka:9092",
-    "CDDS_TEST_AUTH_ISSUER": "https://id.example",
-    "CDDS_TEST_AUTH_JWKS_URL": "https://id.example/keys",
+    "CDDS_EXAMPLE_HTTP_PORT": "8000",
+    "CDDS_EXAMPLE_KAFKA": "kafka:9092",
+    "CDDS_EXAMPLE_AUTH_ISSUER": "https://id.example",
+    "CDDS_EXAMPLE_AUTH_JWKS_URL": "https://id.example/keys",
 }
 
 
@@ -40,7 +40,7 @@ def settings() -> Settings:
     return Settings()  # pyright: ignore[reportCallIssue]
 
 
-@pytest.mark.parametrize("name", ["CDDS_TEST_POSTGRES", "cdds_test_postgres"])
+@pytest.mark.parametrize("name", ["CDDS_EXAMPLE_POSTGRES", "cdds_example_postgres"])
 def test_a_file_named_like_a_variable_is_its_value(folder: Path, name: str) -> None:
     (folder / name).write_text(f"{SECRET}\n")
     assert settings().postgres.get_secret_value() == SECRET
@@ -48,20 +48,20 @@ def test_a_file_named_like_a_variable_is_its_value(folder: Path, name: str) -> N
 
 def test_links_as_kubernetes_mounts_them_are_followed(folder: Path) -> None:
     (folder / "..2026").mkdir()
-    (folder / "..2026" / "CDDS_TEST_POSTGRES").write_text(SECRET)
+    (folder / "..2026" / "CDDS_EXAMPLE_POSTGRES").write_text(SECRET)
     (folder / "..data").symlink_to("..2026")
-    (folder / "CDDS_TEST_POSTGRES").symlink_to("..data/CDDS_TEST_POSTGRES")
+    (folder / "CDDS_EXAMPLE_POSTGRES").symlink_to("..data/CDDS_EXAMPLE_POSTGRES")
     assert settings().postgres.get_secret_value() == SECRET
 
 
 def test_the_environment_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "CDDS_TEST_POSTGRES").write_text("postgresql://file")
-    monkeypatch.setenv("CDDS_TEST_POSTGRES", "postgresql://environment")
+    (folder / "CDDS_EXAMPLE_POSTGRES").write_text("postgresql://file")
+    monkeypatch.setenv("CDDS_EXAMPLE_POSTGRES", "postgresql://environment")
     assert settings().postgres.get_secret_value() == "postgresql://environment"
 
 
 def test_files_of_others_mean_nothing(folder: Path) -> None:
-    (folder / "CDDS_TEST_POSTGRES").write_text(SECRET)
+    (folder / "CDDS_EXAMPLE_POSTGRES").write_text(SECRET)
     (folder / "CDDS_OTHER_POSTGRES").write_text("postgresql://other")
     (folder / "tls.crt").write_bytes(b"\xff")
     assert settings().postgres.get_secret_value() == SECRET
@@ -69,7 +69,7 @@ def test_files_of_others_mean_nothing(folder: Path) -> None:
 
 def test_a_file_may_hold_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in GIVEN.items():
-        monkeypatch.setenv(name.replace("TEST", "EXPORTER"), value)
+        monkeypatch.setenv(name.replace("EXAMPLE", "EXPORTER"), value)
     for name, value in {"SOURCES": "s.toml", "OBJECTS": "s3://b", "SIGNING_KEY": "k", "POSTGRES": "x"}.items():
         monkeypatch.setenv(f"CDDS_EXPORTER_{name}", value)
     (folder / "CDDS_EXPORTER_OBJECT_OPTIONS").write_text('{"access_key_id": "a", "secret_access_key": "b"}')
@@ -80,7 +80,7 @@ def test_a_file_may_hold_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_without_a_folder_nothing_is_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CDDS_SECRETS", raising=False)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "CDDS_TEST_HTTP_PORT").write_text("1")
+    (tmp_path / "CDDS_EXAMPLE_HTTP_PORT").write_text("1")
     with pytest.raises(ValueError, match="http_port"):
         AuthSettings()  # pyright: ignore[reportCallIssue]
 

@@ -164,7 +164,10 @@ def describe(connection: SourceConnection, type_: DataType) -> Relation:
 
 def describe_table(connection: SourceConnection, table: str) -> Relation:
     """The table of this name, written as in SQL. Raises SourceRefused when there is none."""
-    found = connection.execute(_TABLE, (table,)).fetchall()
+    try:
+        found = connection.execute(_TABLE, (table,)).fetchall()
+    except errors.InvalidName:  # what can't be a name at all; until PostgreSQL 15 that is an error
+        found = []
     if not found:
         raise SourceRefused(f"there is no table {table}")
     schema, name = found[0][:2]
