@@ -164,6 +164,7 @@ async def without_certificates(http: httpx.AsyncClient) -> None:
 # --- suspend and resume -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quiet_hour")
 async def test_suspend_and_resume_are_versions_with_their_events(http: httpx.AsyncClient, database: Database) -> None:
     job = await submit(http)
     suspended = (await http.post(f"{JOBS}/{job['id']}/suspend")).json()
@@ -199,6 +200,7 @@ async def paused(http: httpx.AsyncClient, store: Store, since: timedelta, **chan
     return job
 
 
+@pytest.mark.usefixtures("quiet_hour")
 @pytest.mark.parametrize(("missed", "requested"), [("none", 0), ("latest", 1), ("all", 6)])
 async def test_a_dry_run_lists_what_was_missed_and_changes_nothing(
     http: httpx.AsyncClient, store: Store, database: Database, missed: str, requested: int
@@ -229,6 +231,7 @@ async def test_more_than_a_thousand_missed_slots_are_not_requested_at_once(
     assert (await http.post(f"{JOBS}/{job['id']}/resume", json={"missed": "latest"})).json()["state"] == "active"
 
 
+@pytest.mark.usefixtures("quiet_hour")
 async def test_since_last_run_covers_what_was_missed_by_one_run(http: httpx.AsyncClient, store: Store) -> None:
     timeframe = {"kind": "since_last_run", "from": "2026-01-01T00:00:00Z"}
     job = await paused(http, store, timedelta(hours=24), timeframe=timeframe)
