@@ -239,7 +239,7 @@ async def _service(dsn: str, kafka: str, secrets: Secrets) -> AsyncGenerator[Ser
     port = free_port()
     environment = {
         "HTTP_PORT": str(port), "POSTGRES": dsn, "KAFKA": kafka, "AUTH_ISSUER": ISSUER, "LOG_LEVEL": "warning",
-        "AUTH_PUBLIC_KEY": str(secrets.token_public_key), "SOURCES": str(SOURCES),
+        "AUTH_PUBLIC_KEY": str(secrets.token_public_key), "SOURCES": str(SOURCES), "LOCAL": "true",
     }  # fmt: skip
     async with _process(
         port, "services.job_api", {f"CDDS_JOB_API_{name}": value for name, value in environment.items()}

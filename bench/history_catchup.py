@@ -112,6 +112,7 @@ async def _caught_up(postgres: EmbeddedPostgres, broker: Broker, secrets: Secret
         async with running(postgres, "round", broker.bootstrap, secrets) as service:
             pids = service.pid, postgres.pid, broker.pid
             while not await is_assigned(admin):
+                assert service.child.is_running, "history has ended"
                 await asyncio.sleep(LOOK_SECONDS)
             started, before = time.monotonic(), [server_cpu_seconds(pid) for pid in pids]
             while await committed(admin) < count:

@@ -58,8 +58,8 @@ async def running(
     port = free_port()
     settings = {
         "postgres": postgres.dsn(database), "kafka": bootstrap, "kafka_partitions": PARTITIONS, "http_port": port,
-        "log_format": "console", "log_level": "warning", "stop_with_parent": "true", "auth_issuer": ISSUER,
-        "auth_public_key": secrets.token_public_key,
+        "log_format": "console", "log_level": "warning", "stop_with_parent": "true", "local": "true",
+        "auth_issuer": ISSUER, "auth_public_key": secrets.token_public_key,
     }  # fmt: skip
     environment = {f"CDDS_{SERVICE.upper()}_{name.upper()}": str(value) for name, value in settings.items()}
     child = Child(

@@ -178,7 +178,7 @@ def _job(job_id: UUID, version: int, now: datetime) -> Job:
             key=f"nightly-{job_id}", title="Interactions of the day, all media", source="ucs", type="interactions",
             description="Feeds the warehouse; asks for the whole history once and then hour by hour.",
             schedule=Hourly(kind="hourly", every=4), start="immediately", timeframe=AllData(kind="all"),
-            recipients=("3f0a1c" * 10,), labels={"team": "analytics", "stage": "production"},
+            recipients=("3f0a1c9e" * 8,), labels={"team": "analytics", "stage": "production"},
         ),
     )  # fmt: skip
 
@@ -288,9 +288,11 @@ def write(dsn: str, count: int, rate: int) -> dict[bytes, int]:
     async def create(connection: Connection, event: JobCreated) -> None:
         async with connection.transaction():
             await connection.execute(
-                """INSERT INTO jobs (id, tenant, version, state, key, settings, created_at, updated_at, created_by)
-                   VALUES ($1, 'acme', 1, 'active', $2, $3, $4, $4, 'bench')""",
+                """INSERT INTO jobs (id, tenant, version, state, key, settings, created_at, updated_at, created_by,
+                                     title_folded, search_text, source, type)
+                   VALUES ($1, 'acme', 1, 'active', $2, $3, $4, $4, 'bench', $5, $5, $6, $7)""",
                 event.job_id, event.job.settings.key, event.job.settings.model_dump_json(), now,
+                event.job.settings.title.lower(), event.job.settings.source, event.job.settings.type,
             )  # fmt: skip
             await outbox.append(connection, [event])
         committed[str(event.event_id).encode()] = time.monotonic_ns()
@@ -315,15 +317,18 @@ def write(dsn: str, count: int, rate: int) -> dict[bytes, int]:
     return committed
 
 
-def consume(bootstrap: str, count: int) -> dict[bytes, int]:
-    """Take `count` events; when each arrived first (ns)."""
+def consume(bootstrap: str, count: int, within: float) -> dict[bytes, int]:
+    """Take `count` events; when each arrived first (ns). Raises TimeoutError when not all come in so many seconds."""
     arrived: dict[bytes, int] = {}
 
     async def run() -> None:
         consumer = AIOKafkaConsumer(JOBS.name, bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
         await consumer.start()
+        started = time.monotonic()
         try:
             while len(arrived) < count:
+                if time.monotonic() > started + within:
+                    raise TimeoutError(f"{len(arrived)} of {count} events came")
                 for records in (await consumer.getmany(timeout_ms=1000)).values():
                     now = time.monotonic_ns()
                     for record in records:
@@ -349,7 +354,7 @@ async def _latency(postgres: EmbeddedPostgres, broker: Broker, rate: int, second
     relayed, written, consumed = await asyncio.gather(
         measured_beside(relay, dsn, broker.bootstrap, count),
         measured_beside(write, dsn, count, rate),
-        measured_beside(consume, broker.bootstrap, count),
+        measured_beside(consume, broker.bootstrap, count, count / rate + 60),
     )
     committed = sorted(written.value.items(), key=lambda item: item[1])[warm_up:]
     span = (committed[-1][1] - committed[0][1]) / 1e9
