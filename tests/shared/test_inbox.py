@@ -70,6 +70,17 @@ class Gathered(list[tuple[Any, bytes]]):
         self.append((event, body))
 
 
+def remembering(own: Private, kafka: Producer) -> tuple[Inbox, Handled]:
+    """An inbox of the group, and what it has handled."""
+    inbox, handled = Inbox(own.group, kafka, PATIENCE), Handled()
+
+    @inbox.on(own.happened)
+    async def remember(event: Event) -> None:
+        handled(event)
+
+    return inbox, handled
+
+
 @asynccontextmanager
 async def running(inbox: Inbox, bootstrap: str) -> AsyncGenerator["asyncio.Task[None]"]:
     task = asyncio.create_task(inbox.run(Cluster(bootstrap)))
@@ -127,13 +138,7 @@ async def test_what_cannot_be_read_is_dead_lettered_unchanged_and_the_next_recor
     ended = own.ended.model_validate({"occurred_at": datetime.now(UTC), "tenant": "acme", "number": 1})
     await kafka.publish([Record.of(ended)])
     await publish(kafka, own, 7)
-    handled = Handled()
-    inbox = Inbox(own.group, kafka, PATIENCE)
-
-    @inbox.on(own.happened)
-    async def remember(event: Event) -> None:
-        handled(event)
-
+    inbox, handled = remembering(own, kafka)
     async with running(inbox, bootstrap), asyncio.timeout(60):
         await handled.until(7)
         buried = await own.records(bootstrap, own.topic.dead, len(bad))
@@ -163,13 +168,7 @@ async def test_a_trace_without_a_value_stops_nobody_who_traces(
     async with AIOKafkaProducer(bootstrap_servers=bootstrap) as raw:
         headers = [*record.headers(), ("traceparent", None)]
         await raw.send_and_wait(own.topic.name, record.value.encode(), key=b"acme", headers=headers)
-    handled = Handled()
-    inbox = Inbox(own.group, kafka, PATIENCE)
-
-    @inbox.on(own.happened)
-    async def remember(event: Event) -> None:
-        handled(event)
-
+    inbox, handled = remembering(own, kafka)
     async with running(inbox, bootstrap):
         await handled.until(7)
 
@@ -185,13 +184,7 @@ async def test_a_record_too_large_to_be_put_aside_leaves_its_place_and_its_size_
     ) as raw:
         await raw.send_and_wait(own.topic.name, value, key=b"k", headers=headers)
     await publish(kafka, own, 7)
-    handled = Handled()
-    inbox = Inbox(own.group, kafka, PATIENCE)
-
-    @inbox.on(own.happened)
-    async def remember(event: Event) -> None:
-        handled(event)
-
+    inbox, handled = remembering(own, kafka)
     async with running(inbox, bootstrap):
         await handled.until(7)
         [buried] = await own.records(bootstrap, own.topic.dead, 1)
@@ -323,26 +316,14 @@ async def test_an_outage_beyond_the_patience_ends_the_run_and_the_next_one_begin
     assert not await own.committed(bootstrap)
     assert await own.end(bootstrap, own.topic.dead) == 0
 
-    handled = Handled()
-    restarted = Inbox(own.group, kafka, PATIENCE)
-
-    @restarted.on(own.happened)
-    async def remember(event: Event) -> None:
-        handled(event)
-
+    restarted, handled = remembering(own, kafka)
     async with running(restarted, bootstrap):
         await handled.until(1)
         await until_committed(own, bootstrap, 1)
 
     # Restarted once more, it is given only what came since.
     await publish(kafka, own, 2)
-    again = Handled()
-    once_more = Inbox(own.group, kafka, PATIENCE)
-
-    @once_more.on(own.happened)
-    async def remember_again(event: Event) -> None:
-        again(event)
-
+    once_more, again = remembering(own, kafka)
     async with running(once_more, bootstrap):
         await again.until(2)
     assert (handled.numbers, again.numbers) == ([1], [2])
@@ -394,7 +375,7 @@ async def test_a_handler_that_hangs_on_the_last_records_is_noticed(
 async def test_a_stop_begins_no_other_batch_and_what_was_not_handled_comes_again(
     bootstrap: str, kafka: Producer, own: Private
 ) -> None:
-    first, second = Handled(), Handled()
+    first = Handled()
     begun, go_on = asyncio.Event(), asyncio.Event()
     inbox = Inbox(own.group, kafka, PATIENCE, batch_records=1)
 
@@ -413,12 +394,7 @@ async def test_a_stop_begins_no_other_batch_and_what_was_not_handled_comes_again
         await asyncio.gather(task, return_exceptions=True)
     assert first.numbers == [0]
 
-    again = Inbox(own.group, kafka, PATIENCE)
-
-    @again.on(own.happened)
-    async def handle(event: Event) -> None:
-        second(event)
-
+    again, second = remembering(own, kafka)
     async with running(again, bootstrap):
         await second.until(1, 2, 3, 4)
     assert second.numbers == [1, 2, 3, 4]
